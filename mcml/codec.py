@@ -1,0 +1,102 @@
+"""The one interface that every codec has, their names, and the search for a wanted rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mcml import classical
+from mcml.config import UsageError, choose
+
+TOLERANCE = 0.02  # relative distance from the wanted rate that counts as a hit
+
+
+class Codec(Protocol):
+    """Bytes from an image and back; `dial` says which qualities there are."""
+
+    name: str
+    dial: classical.Dial
+    qualities: tuple[float, ...]
+
+    def encode(self, image: np.ndarray, quality: float) -> bytes:
+        """Compress (H, W, 3) uint8 sRGB."""
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Decompress to (H, W, 3) uint8 sRGB."""
+
+
+def names() -> list[str]:
+    """Return the names of all codecs in the order of the tables."""
+    return list(classical.CODECS)
+
+
+def get_codec(name: str) -> Codec:
+    """Return a codec by name; `UsageError` names the nearest for an unknown one."""
+    return classical.CODECS[choose("codec", name, classical.CODECS)]
+
+
+def bits_per_pixel(data: bytes, image: np.ndarray) -> float:
+    """Return 8 x bytes of the whole file / (width x height)."""
+    return 8 * len(data) / (image.shape[0] * image.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateSearch:
+    """What a search for a rate found: the nearest file, and whether it is near enough."""
+
+    data: bytes
+    quality: float
+    bpp: float
+    target_bpp: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether `bpp` lies within 2 % of `target_bpp`."""
+        return abs(self.bpp / self.target_bpp - 1) <= TOLERANCE
+
+    def explain(self, codec: str) -> str:
+        """Say how far the search got, in one sentence."""
+        return (
+            f"{codec}: nearest to {self.target_bpp:g} bpp is {self.bpp:.4f} bpp "
+            f"({100 * (self.bpp / self.target_bpp - 1):+.1f} %) at quality {self.quality:g}"
+        )
+
+
+def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int = 14) -> RateSearch:
+    """Find the quality whose file is nearest to a wanted size, by bisection of the dial.
+
+    Args:
+        codec: any codec; its files grow along its dial, save for small wobbles.
+        image: (H, W, 3) uint8 sRGB.
+        target_bpp: bits per pixel of the file, above 0.
+        steps: bisections at most.
+
+    Returns:
+        The file nearest to the target; see `RateSearch.reached`.
+    """
+    if not target_bpp > 0:
+        raise UsageError(f"target bpp {target_bpp}: expected a number above 0")
+    tried: dict[float, RateSearch] = {}
+
+    def attempt(position: float) -> RateSearch:
+        quality = codec.dial.at(position)
+        if quality not in tried:
+            data = codec.encode(image, quality)
+            tried[quality] = RateSearch(
+                data=data, quality=quality, bpp=bits_per_pixel(data, image), target_bpp=target_bpp
+            )
+        return tried[quality]
+
+    low, high = 0.0, 1.0
+    for _ in range(steps):
+        found = attempt((low + high) / 2)
+        if abs(found.bpp / target_bpp - 1) < TOLERANCE / 20:
+            break
+        if codec.dial.kind == "integer" and abs(codec.dial.at(high) - codec.dial.at(low)) <= 1:
+            break
+        low, high = ((low + high) / 2, high) if found.bpp < target_bpp else (low, (low + high) / 2)
+    for end in (low, high):  # neighbours of the last step, or an end of the dial
+        attempt(end)
+    return min(tried.values(), key=lambda found: abs(np.log(found.bpp / target_bpp)))

@@ -1,0 +1,161 @@
+"""Errors, folders, profiles and the checks that stop a bad value before any work begins."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import random
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+
+class McmlError(Exception):
+    """A mistake that the user can mend; its text is one sentence that says how."""
+
+    exit_code = 1
+
+
+class UsageError(McmlError, ValueError):
+    """An unknown name, option or parameter, or a value of the wrong kind (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(McmlError):
+    """A file or folder that is missing, unreadable or unfit (exit code 1)."""
+
+
+def repo_root() -> Path:
+    """Return the checkout that holds ``mcml``, ``notebooks`` and ``data``."""
+    return Path(__file__).resolve().parent.parent
+
+
+def results_root() -> Path:
+    """Return the folder of results: ``MCML_RESULTS`` if set, else ``results`` of the checkout."""
+    return Path(os.environ.get("MCML_RESULTS") or repo_root() / "results").expanduser().resolve()
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return `name` if it is one of `known`; else raise `UsageError` naming the nearest."""
+    names = sorted(known)
+    if name in names:
+        return name
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    raise UsageError(f"unknown {kind} '{name}': {hint}known are {', '.join(names)}")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and, where it is already imported, torch."""
+    import sys
+
+    import numpy
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+
+
+# ------------------------------------------------------------------ notebook parameters
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _split_names(value: Any) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0"),
+    "max_images": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0 (0 means all)"),
+    "target_bpp": (lambda v: _is_number(v) and 0 < v <= 24, "bits per pixel above 0, at most 24"),
+    "patch_px": (lambda v: _is_whole(v) and 8 <= v <= 4096, "a whole number of pixels, 8 to 4096"),
+    "zoom_px": (lambda v: _is_whole(v) and 8 <= v <= 4096, "a whole number of pixels, 8 to 4096"),
+    "batch": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
+    "workers": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0 (0 means all cores)"),
+    "dataset": (lambda v: isinstance(v, str) and v != "", "a data set's name or a folder"),
+    "codecs": (
+        lambda v: isinstance(v, str) and _split_names(v) != [],
+        "codec names separated by commas",
+    ),
+    "sweep_bpp": (
+        lambda v: isinstance(v, str) and _all_positive(v),
+        "rates above 0 separated by commas",
+    ),
+    "profile": (lambda v: isinstance(v, str) and v in profiles(), "one of the profiles"),
+}
+
+
+def _all_positive(text: str) -> bool:
+    try:
+        return all(0 < float(part) <= 24 for part in _split_names(text)) and _split_names(text) != []
+    except ValueError:
+        return False
+
+
+def check_parameters(**values: Any) -> dict[str, Any]:
+    """Check a notebook's parameters by name and return them.
+
+    Args:
+        **values: the parameters cell's names and values. Each name must be in `CHECKS`.
+
+    Raises:
+        UsageError: for an unknown name, or a value outside what `CHECKS` expects.
+    """
+    for name, value in values.items():
+        choose("parameter", name, CHECKS)
+        accepts, expected = CHECKS[name]
+        if not accepts(value):
+            raise UsageError(f"parameter {name} is {value!r}: expected {expected}")
+    return values
+
+
+def parse_bpp_list(text: str) -> list[float]:
+    """Turn ``"0.15,0.3"`` into ``[0.15, 0.3]`` (bits per pixel, each in (0, 24])."""
+    if not _all_positive(text):
+        raise UsageError(f"bpp list '{text}': expected rates above 0, at most 24, as in 0.15,0.3")
+    return [float(part) for part in _split_names(text)]
+
+
+def parse_names(text: str) -> list[str]:
+    """Turn ``"jpeg420, webp"`` into ``["jpeg420", "webp"]``."""
+    return _split_names(text)
+
+
+# ------------------------------------------------------------------------------ profiles
+
+
+def profile_folder() -> Path:
+    """Return the folder of the profiles' TOML files."""
+    return repo_root() / "notebooks" / "profiles"
+
+
+def profiles() -> list[str]:
+    """Return the names of the profiles in ``notebooks/profiles``."""
+    return sorted(path.stem for path in profile_folder().glob("*.toml"))
+
+
+def load_profile(name: str) -> dict[str, dict[str, Any]]:
+    """Return a profile as ``{notebook stem: {parameter: value}}``.
+
+    Raises:
+        UsageError: for an unknown profile, or a file that is not a table of tables.
+    """
+    path = profile_folder() / f"{choose('profile', name, profiles())}.toml"
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"profile {path.name} is not valid TOML: {error}") from error
+    for notebook, values in content.items():
+        if not isinstance(values, dict):
+            raise UsageError(f"profile {path.name}: '{notebook}' stands outside a [notebook] table")
+    return content

@@ -1,0 +1,144 @@
+"""Read any photograph as 8-bit sRGB, or refuse it with a sentence; write PNG atomically."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from mcml.config import DataError
+from mcml.results import atomic_write
+
+EXTENSIONS = frozenset(
+    ".png .jpg .jpeg .jpe .jp2 .j2k .webp .avif .jxl .tif .tiff .bmp .ppm .pgm .pnm .gif".split()
+)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a file as the sRGB picture that a colour-managed viewer shows.
+
+    Grey, palette, 16-bit grey and CMYK are converted, an embedded ICC profile is applied,
+    the EXIF orientation is followed. What has no single right reading is refused: partly
+    transparent pictures, animations, CMYK without a profile, floating-point pixels,
+    16-bit colour PNGs (Pillow would cut them to 8 bits without a word).
+
+    Args:
+        path: a file in a format that Pillow reads (JPEG XL through its plugin).
+
+    Returns:
+        (H, W, 3) uint8, sRGB, 0..255.
+
+    Raises:
+        DataError: naming the file and the reason.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return decode_image(raw, str(path))
+
+
+def decode_image(raw: bytes, name: str = "image") -> np.ndarray:
+    """Decode the bytes of an image file as `read_image` does; `name` stands in its errors."""
+    if raw[:2] == b"\xff\x0a" or raw[4:8] == b"JXL ":
+        import pillow_jxl  # noqa: F401  (registers JPEG XL with Pillow)
+    if raw[:8] == b"\x89PNG\r\n\x1a\n" and raw[24:25] == b"\x10" and raw[25:26] in (b"\x02", b"\x06"):
+        raise DataError(f"{name}: 16 bits per channel in colour are not supported; save it with 8 bits")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(raw)) as image:
+                if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                    raise DataError(f"{name}: holds {image.n_frames} frames; give a single picture")
+                image.load()
+                return np.array(_to_srgb(image, name))
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: not an image that can be read here") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: damaged or not readable as an image ({error})") from error
+
+
+def _to_srgb(image: Image.Image, name: str) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    image = _flatten(ImageOps.exif_transpose(image), name)
+    if image.mode == "CMYK" and not profile:
+        raise DataError(f"{name}: CMYK without an ICC profile has no defined colours; convert it to sRGB")
+    if profile:
+        image = _apply_profile(image, profile, name)
+    return image.convert("RGB")
+
+
+def _flatten(image: Image.Image, name: str) -> Image.Image:
+    """Reduce a mode to one of L, RGB or CMYK with 8 bits, without losing anything visible."""
+    if image.mode in ("PA", "P", "LA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema()[0] < 255:
+            raise DataError(f"{name}: has transparent pixels; flatten it on a background first")
+        return rgba.convert("L" if image.mode in ("LA", "La") else "RGB")
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image, dtype=np.float64)
+        return Image.fromarray(np.round(wide / 257).astype(np.uint8))
+    if image.mode in ("I", "F", "LAB", "HSV"):
+        raise DataError(f"{name}: pixels of mode {image.mode} are not supported; save it as 8-bit sRGB")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+
+
+def _apply_profile(image: Image.Image, profile: bytes, name: str) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower() and image.mode == "RGB":
+            return image  # already sRGB: a pass through the engine would only add rounding
+        return ImageCms.profileToProfile(
+            image,
+            source,
+            ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise DataError(f"{name}: its ICC profile cannot be applied to {image.mode} pixels") from error
+
+
+def check_rgb8(image: np.ndarray, name: str = "image") -> np.ndarray:
+    """Return `image` if it is a non-empty (H, W, 3) uint8 array, else raise `DataError`."""
+    if (
+        not isinstance(image, np.ndarray)
+        or image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or image.size == 0
+    ):
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"{name}: expected (H, W, 3) uint8 sRGB, got {got}")
+    return image
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 sRGB as PNG, atomically."""
+    buffer = io.BytesIO()
+    Image.fromarray(check_rgb8(image)).save(buffer, "PNG")
+    atomic_write(Path(path), buffer.getvalue())
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Return the image files directly inside `folder`, sorted by name.
+
+    Raises:
+        DataError: if the folder is missing or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+    if not paths:
+        raise DataError(f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))})")
+    return paths

@@ -1,0 +1,235 @@
+"""Results on disk: atomic files, tidy CSV, rounded tables, and the provenance of each run."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mcml.config import DataError, repo_root, results_root
+
+PACKAGES = ("numpy", "scipy", "pandas", "pillow", "pillow-jxl-plugin", "scikit-image", "torch", "matplotlib")
+
+Row = Mapping[str, Any]
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: beside it first, then `os.replace`.
+
+    Raises:
+        DataError: if the folder cannot be written (read-only, full, not a folder).
+    """
+    raw = content.encode("utf-8") if isinstance(content, str) else content
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o644)  # mkstemp makes it private
+        os.replace(scratch, path)
+    except OSError as error:
+        if scratch is not None and os.path.exists(scratch):
+            os.unlink(scratch)
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "free some space or choose another folder (MCML_RESULTS moves all results)"
+        ) from error
+
+
+def sha256(content: bytes | Path) -> str:
+    """Return the SHA-256 of bytes or of a file's bytes, in hex."""
+    return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+
+
+# ----------------------------------------------------------------------------------- tables
+
+
+def as_rows(table: Any) -> list[dict[str, Any]]:
+    """Turn a DataFrame or an iterable of mappings into a list of dicts."""
+    if hasattr(table, "to_dict"):
+        return table.to_dict("records")
+    return [dict(row) for row in table]
+
+
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """Return the union of the rows' keys in order of first appearance."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return rows as CSV with full precision; missing values are empty, NaN is ``nan``."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns_of(rows), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _plain(value) for key, value in row.items()})
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return "" if value is None else value
+
+
+DIGITS = {  # decimals in rounded tables; CSV keeps everything
+    "mse": 2, "psnr": 2, "y_psnr": 2, "psnr_b": 2, "ringing": 1, "ms_ssim_scales": 0,
+    "quality": 1, "images": 0, "identical": 0,
+}  # fmt: skip
+
+
+def format_value(column: str, value: Any) -> str:
+    """Round one value for a table that people read."""
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        return {math.inf: "inf", -math.inf: "-inf"}.get(value, "n/a")
+    return f"{value:.{DIGITS.get(column, 3)}f}"
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """Return rows as a rounded Markdown table."""
+    columns = columns_of(rows)
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[format_value(c, row.get(c)).replace("|", r"\|") for c in columns] for row in rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def to_latex(rows: Sequence[Row], caption: str = "") -> str:
+    """Return rows as a rounded LaTeX table (booktabs)."""
+
+    def escape(text: str) -> str:
+        return "".join(f"\\{c}" if c in "_%&#$" else c for c in text)
+
+    columns = columns_of(rows)
+    numeric = [all(isinstance(_plain(r.get(c)), (int, float)) for r in rows) for c in columns]
+    body = [" & ".join(escape(format_value(c, row.get(c))) for c in columns) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}",
+            r"\toprule",
+            " & ".join(escape(c) for c in columns) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+# ------------------------------------------------------------------------------- provenance
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(repo_root()), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def provenance() -> dict[str, Any]:
+    """Describe the code and the machine: commit, dirty flag, versions, threads, load."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    torch = sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available()
+    return {
+        "command": " ".join(Path(sys.argv[0]).name if i == 0 else a for i, a in enumerate(sys.argv[:4])),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "versions": versions,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads() if torch else int(os.environ.get("OMP_NUM_THREADS", 0)) or "default",
+        "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else [],
+    }
+
+
+class Output:
+    """One notebook's results: its tables, its figures and the `run.json` that explains them.
+
+    Files go to ``results/<profile>/<notebook>/``. Every table becomes ``.csv`` (full
+    precision), ``.md`` and ``.tex`` (rounded); every figure a ``.png`` with the ``.csv`` it
+    was drawn from. `finish` writes ``run.json`` last, so its presence means completeness.
+    """
+
+    def __init__(
+        self,
+        notebook: str,
+        profile: str,
+        parameters: Mapping[str, Any],
+        *,
+        data_hash: str = "",
+        seed: int | None = None,
+    ) -> None:
+        self.folder = results_root() / profile / notebook
+        self._record: dict[str, Any] = {
+            "notebook": notebook,
+            "profile": profile,
+            "parameters": dict(parameters),
+            "seed": seed,
+            "data_hash": data_hash,
+            "tables": [],
+            "figures": [],
+        }
+        self._began = time.perf_counter()
+
+    def _write(self, name: str, content: bytes | str) -> None:
+        atomic_write(self.folder / name, content)
+
+    def table(self, name: str, rows: Any, caption: str) -> None:
+        """Save rows (a DataFrame or dicts) as ``name.csv``, ``name.md`` and ``name.tex``."""
+        rows = as_rows(rows)
+        self._write(f"{name}.csv", to_csv(rows))
+        self._write(f"{name}.md", to_markdown(rows))
+        self._write(f"{name}.tex", to_latex(rows, caption))
+        self._record["tables"].append({"name": name, "caption": caption})
+
+    def figure(self, name: str, figure: Any, caption: str, data: Any) -> None:
+        """Save a matplotlib figure as ``name.png`` and what it shows as ``name.csv``."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+        self._write(f"{name}.png", buffer.getvalue())
+        self._write(f"{name}.csv", to_csv(as_rows(data)))
+        self._record["figures"].append({"name": name, "caption": caption})
+
+    def finish(self) -> Path:
+        """Write ``run.json`` and return the folder."""
+        files = {p.name: sha256(p) for p in sorted(self.folder.iterdir()) if p.suffix in (".csv", ".png", ".md", ".tex")}
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = self._record | provenance() | {
+            "command": os.environ.get("MCML_COMMAND") or provenance()["command"],
+            "finished": when,
+            "seconds": round(time.perf_counter() - self._began, 1),
+            "files": files,
+        }
+        self._write("run.json", json.dumps(record, indent=2) + "\n")
+        return self.folder
