@@ -153,3 +153,53 @@ def _variance_3x3(x: np.ndarray) -> np.ndarray:
 
     centred = x - x.mean()  # keeps the subtraction of squares exact enough
     return np.maximum(uniform_filter(centred**2, 3) - uniform_filter(centred, 3) ** 2, 0)
+
+
+def artifact_maps(reference: np.ndarray, decoded: np.ndarray) -> dict[str, np.ndarray]:
+    """Say where in the picture each artefact sits, to choose details worth enlarging.
+
+    Args:
+        reference, decoded: (H, W, 3) uint8 sRGB.
+
+    Returns:
+        (H, W) float64, non-negative, larger is worse: `blocking` (squared steps at the 8 x 8
+        grid that the reference has not), `ringing` (variance added near edges), `blur`
+        (gradient energy lost), `colour bias` (CIE76 shift of the 32 x 32 block's mean).
+    """
+    from scipy import ndimage
+
+    from mcml.color import luma, rgb_to_lab
+
+    a, b = luma(reference), luma(decoded)
+    blocking = np.zeros_like(a)
+    for axis in (0, 1):
+        step = np.abs(np.diff(b, axis=axis)) - np.abs(np.diff(a, axis=axis))
+        on_grid = np.swapaxes(blocking, 0, axis)[BLOCK - 1 : -1 : BLOCK]
+        on_grid += np.maximum(np.swapaxes(step, 0, axis)[BLOCK - 1 :: BLOCK], 0) ** 2
+    energy_a, energy_b = (ndimage.sobel(x, 0) ** 2 + ndimage.sobel(x, 1) ** 2 for x in (a, b))
+    near, far = 2 * RING_NEAR + 1, 2 * RING_FAR + 1
+    strong = energy_a > (8 * EDGE_STEP) ** 2
+    band = ndimage.maximum_filter(strong, far) & ~ndimage.maximum_filter(strong, near)
+    blocks = np.sqrt((block_bias(rgb_to_lab(reference), rgb_to_lab(decoded)) ** 2).sum(axis=-1))
+    rows = np.minimum(np.arange(a.shape[0]) // BIAS_BLOCK, blocks.shape[0] - 1)
+    columns = np.minimum(np.arange(a.shape[1]) // BIAS_BLOCK, blocks.shape[1] - 1)
+    return {
+        "blocking": blocking,
+        "ringing": np.maximum(_variance_3x3(b) - _variance_3x3(a), 0) * band,
+        "blur": np.maximum(energy_a - energy_b, 0),
+        "colour bias": blocks[np.ix_(rows, columns)],
+    }
+
+
+def worst_box(score: np.ndarray, side: int) -> tuple[int, int, int]:
+    """Return (top, left, side) of the square with the largest sum of `score`, in steps of 8.
+
+    Args:
+        score: (H, W).
+        side: wanted side in pixels; clipped to the image.
+    """
+    side = min(side, *score.shape)
+    sums = np.pad(score.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    boxes = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    top, left = np.unravel_index(np.argmax(boxes[::8, ::8]), boxes[::8, ::8].shape)
+    return int(top) * 8, int(left) * 8, side

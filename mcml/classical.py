@@ -2,7 +2,7 @@
 
 Settings are stated here once. Pillow leaves JPEG 2000's colour transform off unless
 ``mct=1`` is given, which costs about 2 dB; its AVIF encoder cuts the picture into as many
-tiles as there are threads, so the thread count is fixed: files are then equal everywhere.
+tiles as there are threads, so it is given one thread: files are then equal everywhere.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ class PillowCodec:
             options["quality_layers"] = [quality]
             # OpenJPEG refuses more resolutions than halvings that the image allows
             options["num_resolutions"] = min(6, int(np.log2(min(image.shape[:2]))) + 1)
+        elif self.format == "JPEG" and quality != int(quality):
+            options["qtables"] = _jpeg_tables(quality)
         else:
-            options["quality"] = int(quality) if self.dial.kind == "integer" else quality
+            options["quality"] = quality if self.dial.kind == "real" and self.format != "JPEG" else int(quality)
         self._load_plugin()
         buffer = io.BytesIO()
         try:
@@ -104,7 +106,22 @@ class PillowCodec:
             raise DataError(f"{self.name}: this Pillow was built without AVIF; install the locked version")
 
 
-_PERCENT = Dial(coarsest=1, finest=100, kind="integer")
+def _jpeg_tables(quality: float) -> list[list[int]]:
+    """Quantisation tables between two whole qualities, by libjpeg's own scaling of Annex K's.
+
+    libjpeg's quality is a whole number, whose steps near 1 are 10 % of the file and more.
+    """
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG", quality=50)  # quality 50 is the tables as they stand
+    percent = 5000 / quality if quality < 50 else 200 - 2 * quality
+    with Image.open(buffer) as image:
+        return [
+            [int(min(max((entry * percent + 50) // 100, 1), 255)) for entry in table]
+            for table in image.quantization.values()
+        ]
+
+
+_JPEG = Dial(coarsest=1, finest=100, kind="real")
 _ZERO_UP = Dial(coarsest=0, finest=100, kind="integer")
 _AVIF_POINTS = (15, 25, 35, 45, 55, 65)
 _AVIF = {"speed": 6, "max_threads": 1}
@@ -113,11 +130,11 @@ CODECS = {
     codec.name: codec
     for codec in (
         PillowCodec(
-            name="jpeg420", format="JPEG", dial=_PERCENT, qualities=(5, 10, 20, 35, 50, 75),
+            name="jpeg420", format="JPEG", dial=_JPEG, qualities=(5, 10, 20, 35, 50, 75),
             options={"subsampling": 2, "optimize": True},
         ),
         PillowCodec(
-            name="jpeg444", format="JPEG", dial=_PERCENT, qualities=(5, 10, 20, 35, 50, 75),
+            name="jpeg444", format="JPEG", dial=_JPEG, qualities=(5, 10, 20, 35, 50, 75),
             options={"subsampling": 0, "optimize": True},
         ),
         PillowCodec(

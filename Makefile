@@ -1,0 +1,45 @@
+# Two commands: `make reproduce` and `make test`. Both make .venv the first time.
+PYTHON  ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PROFILE ?= quick
+BIN     := .venv/bin
+READY   := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test test-slow lab lint refresh clean
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+reproduce: $(READY) ## Run every notebook and write results/quick/report.html (PROFILE=cpu: on Kodak)
+	@$(BIN)/mcml reproduce --profile $(PROFILE) $(ARGS)
+
+test: $(READY) ## Run the whole test suite, notebooks included
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" --nbval --nbval-current-env $(ARGS)
+
+test-slow: $(READY) ## Run what is too long for every time
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lab: $(READY) ## Open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_data_preparation.ipynb
+
+lint: $(READY) ## Format and lint code and notebooks
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+refresh: $(READY) ## Execute the committed notebooks anew and rewrite golden files and README figures
+	@$(BIN)/python tests/regenerate.py
+
+clean: ## Remove results and the environment
+	rm -rf .venv results/quick results/cpu data/cache
+
+# Made anew whenever the lock changes or a first set-up was cut off.
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "mcml needs Python 3.11 or newer with venv and pip: install it, or say make PYTHON=/path/to/python3"; exit 1; }
+	@echo "setting up .venv with $(PYTHON): about 2 GB, a minute or a few; log in .venv/setup.log"
+	@$(PYTHON) -m venv --clear .venv
+	@{ $(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock && \
+	   $(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e . ; } \
+	   > .venv/setup.log 2>&1 || { tail -n 15 .venv/setup.log; echo "set-up failed: see .venv/setup.log"; exit 1; }
+	@touch $(READY)

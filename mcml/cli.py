@@ -1,0 +1,287 @@
+"""The command line: `mcml compare | evaluate | reproduce | data`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mcml import __version__
+from mcml.config import DataError, McmlError, UsageError, parse_bpp_list, parse_names
+
+app = typer.Typer(
+    name="mcml",
+    help="Multi-channel multi-loss image compression: colour metrics, codecs, notebooks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mcml {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Multi-channel multi-loss image compression: colour metrics, codecs, notebooks."""
+
+
+# --------------------------------------------------------------------------------- compare
+
+
+@app.command()
+def compare(
+    reference: Annotated[Path, typer.Argument(help="Original image, or a folder of them.")],
+    decoded: Annotated[Path, typer.Argument(help="Decoded image, or a folder with the same names.")],
+    as_json: Annotated[bool, typer.Option("--json", help='Print {"rows": [...], "mean": {...}}.')] = False,
+) -> None:
+    """Measure how far decoded images are from their originals.
+
+    Two files, or two folders whose images have the same names (suffixes may differ).
+    """
+    from mcml import metrics
+    from mcml.images import read_image
+
+    rows: list[dict[str, Any]] = []
+    for name, first, second in _pairs(reference, decoded):
+        a, b = read_image(first), read_image(second)
+        if a.shape != b.shape:
+            raise DataError(
+                f"{first} is {a.shape[1]} x {a.shape[0]} and {second} is {b.shape[1]} x {b.shape[0]} pixels: "
+                "sizes must be equal"
+            )
+        rows.append({"image": name, **vars(metrics.compare(a, b))})
+    mean = metrics.mean_row(rows)
+    if as_json:
+        print(_to_json({"rows": rows, "mean": mean}))
+        return
+    if len(rows) > 1:
+        rows.append({"image": f"mean of {mean['images']}", **mean})
+    _print_table([{k: v for k, v in row.items() if k not in ("images", "identical")} for row in rows])
+    if mean["identical"] and len(rows) > 1:
+        print(f"{mean['identical']} of {mean['images']} pairs are identical; infinite values are not in the mean.")
+
+
+def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
+    from mcml.images import list_images
+
+    for path in (reference, decoded):
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+    if reference.is_dir() != decoded.is_dir():
+        raise UsageError(f"{reference} and {decoded}: give two files or two folders")
+    if not reference.is_dir():
+        return [(reference.stem, reference, decoded)]
+    folders = [_by_stem(list_images(folder)) for folder in (reference, decoded)]
+    lonely = sorted(folders[0].keys() ^ folders[1].keys())
+    if lonely:
+        where = reference if lonely[0] in folders[0] else decoded
+        raise DataError(f"names differ: '{lonely[0]}' is only in {where} ({len(lonely)} without a partner)")
+    return [(stem, path, folders[1][stem]) for stem, path in folders[0].items()]
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            raise DataError(f"{found[path.stem]} and {path.name} have one name: images are paired by their stem")
+        found[path.stem] = path
+    return found
+
+
+def _to_json(value: Any) -> str:
+    """JSON that every parser takes: an infinite number is 1e999, NaN is null."""
+    marker = "\u0000inf"
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: plain(v) for key, v in item.items()}
+        if isinstance(item, list):
+            return [plain(v) for v in item]
+        if isinstance(item, float) and math.isnan(item):
+            return None
+        return marker if isinstance(item, float) and math.isinf(item) else item
+
+    return json.dumps(plain(value), indent=2).replace(json.dumps(marker), "1e999")
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from mcml.results import columns_of, format_value
+
+    columns = columns_of(rows)
+    cells = [columns, *([format_value(c, row.get(c)) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        first, *others = (text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True)))
+        print("  ".join([first, *others]).rstrip())
+
+
+# -------------------------------------------------------------------------------- evaluate
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[str, typer.Argument(help="Folder of images, or a data set: embedded, kodak, train, valid.")],
+    codecs: Annotated[str, typer.Option(help="Codec names, separated by commas.")],
+    csv: Annotated[Path, typer.Option("--csv", help="Table to write: one row an image, codec and rate.")],
+    bpp: Annotated[
+        str | None, typer.Option("--bpp", help="Rates to hit, as 0.15,0.3; without it each codec's own qualities.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0 means one for each core.", min=0)] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
+) -> None:
+    """Encode, decode and measure images with codecs: a tidy CSV, and the means on screen."""
+    from mcml.codec import get_codec
+    from mcml.data import image_set
+
+    names = parse_names(codecs)
+    if not names:
+        raise UsageError("--codecs is empty: give names separated by commas")
+    for name in names:
+        get_codec(name)
+    targets = None if bpp is None else parse_bpp_list(bpp)
+    if csv.exists() and not overwrite:
+        raise UsageError(f"{csv} exists: give --overwrite to replace it")
+    if csv.is_dir():
+        raise UsageError(f"{csv} is a folder: --csv takes a file")
+    found = image_set(folder)
+
+    from mcml import evaluation, results
+
+    with _progress() as bar:
+        task = bar.add_task("encode, decode, measure", total=None)
+        table = evaluation.evaluate(
+            found.paths, names, targets, workers=workers,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    results.atomic_write(csv, results.to_csv(results.as_rows(table)))
+    record = {
+        "parameters": {"folder": found.name, "codecs": names, "target_bpp": targets},
+        "images": len(found.paths),
+        "data_hash": found.digest,
+        **results.provenance(),
+    }
+    results.atomic_write(csv.with_suffix(".run.json"), json.dumps(record, indent=2) + "\n")
+    _print_table(results.as_rows(evaluation.mean_table(table)))
+    for sentence in evaluation.misses(table):
+        print(f"note: {sentence}", file=sys.stderr)
+    print(f"{len(table)} rows in {csv}", file=sys.stderr)
+
+
+def _progress() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+# ------------------------------------------------------------------------------- reproduce
+
+
+@app.command()
+def reproduce(
+    profile: Annotated[str, typer.Option(help="A file of notebooks/profiles.")] = "quick",
+    only: Annotated[str, typer.Option(help="Notebooks by number, as 01,05.")] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value; lies over the profile's.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run finished notebooks again.")] = False,
+) -> None:
+    """Run the notebooks headlessly and write results/<profile>/report.html."""
+    from mcml import runner
+
+    overrides = dict(_assignment(text) for text in parameter or [])
+    with _progress() as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(f"{name}, cells", total=total)
+            bar.update(tasks[name], completed=done)
+
+        def say(line: str) -> None:
+            bar.console.print(line, highlight=False)
+
+        jobs = runner.plan(profile, parse_names(only) or None, overrides)
+        say(f"profile {profile}: {len(jobs)} notebooks")
+        path = runner.reproduce(profile, parse_names(only) or None, overrides, force=force, progress=show, say=say)
+    print(f"report: {os.path.relpath(path)}")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    import ast
+
+    name, found, value = text.partition("=")
+    if not found or not name.isidentifier():
+        raise UsageError(f"-p {text}: expected name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a plain word is a string
+
+
+# ------------------------------------------------------------------------------------ data
+
+
+@app.command()
+def data() -> None:
+    """List the data sets: what they are, under which licence, and whether they are here."""
+    from mcml.data import image_set, is_registered, registry
+
+    rows = []
+    for name, entry in registry().items():
+        state, count = "not here: set MCML_DATA", 0
+        if name != "kodak" or _has_kodak():
+            try:
+                found = image_set(name)
+                count = len(found.paths)
+                state = "here, hash as registered" if is_registered(found) else "here, differs from the registry"
+            except DataError as error:
+                state = "damaged" if "differs" in str(error) else state
+        else:
+            state = "downloaded on first use, or set MCML_DATA"
+        rows.append({"data set": name, "images": count or "", "state": state, "what": entry["title"], "licence": entry["licence"]})
+    _print_table(rows)
+
+
+def _has_kodak() -> bool:
+    from mcml.data import data_folders
+
+    return any((folder / "kodak").is_dir() for folder in data_folders())
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for a mistake in usage, 1 for one in the data."""
+    try:
+        app()
+    except McmlError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"mcml: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("mcml: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""Run the ordered notebooks headlessly: checked parameters, resume, and nothing half-written.
+
+A notebook writes into a scratch folder of this run; only when it has finished does that
+folder become ``results/<profile>/<notebook>/``, with a `complete.json` that says what it
+was made from. Killed at any moment, a run leaves whole results or none.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mcml.config import DataError, McmlError, UsageError, choose, load_profile, repo_root, results_root
+from mcml.data import image_set
+from mcml.results import atomic_write, sha256
+
+NOT_CODE = ("cli.py", "runner.py", "report.py")  # what a notebook's numbers cannot depend on
+Progress = Callable[[str, int, int], None]  # notebook, cells done, cells in all
+
+
+class NotebookError(McmlError):
+    """A cell failed; the text holds the cell, its traceback and what to do."""
+
+
+class Parameter(NamedTuple):
+    """A line of a notebook's parameters cell."""
+
+    default: Any
+    type_name: str
+    help: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A notebook with the parameters that it is to run with."""
+
+    path: Path
+    parameters: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The notebook's stem, as in ``01_data_preparation``."""
+        return self.path.stem
+
+    def fingerprint(self) -> str:
+        """Hash of all that decides the results: notebook, code, lock, parameters, data."""
+        root = repo_root()
+        code = [p for p in sorted((root / "mcml").glob("*.py")) if p.name not in NOT_CODE]
+        files = [*code, root / "requirements.lock", *sorted((root / "data").rglob("*.toml"))]
+        files += sorted((root / "data").rglob("*.csv"))
+        cells = [cell["source"] for cell in json.loads(self.path.read_text("utf-8"))["cells"]]
+        parts = {
+            "cells": cells,
+            "code": {str(p.relative_to(root)): sha256(p) for p in files if p.is_file()},
+            "parameters": dict(self.parameters),
+            "data": image_set(self.parameters["dataset"]).digest if "dataset" in self.parameters else "",
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def notebooks() -> list[Path]:
+    """Return the numbered notebooks in reading order."""
+    return sorted((repo_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def notebook_parameters(path: Path) -> dict[str, Parameter]:
+    """Read a notebook's parameters cell: ``{name: Parameter}``.
+
+    Raises:
+        UsageError: if the notebook has no cell tagged ``parameters``.
+    """
+    import ast
+
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", ())]
+    if not tagged:
+        raise UsageError(f"{path.name} has no cell tagged 'parameters'")
+    source = "".join(tagged[0]["source"])
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            line = source.splitlines()[node.lineno - 1]
+            about = line.partition("#")[2].strip()
+            found[node.target.id] = Parameter(ast.literal_eval(node.value), ast.unparse(node.annotation), about)
+    return found
+
+
+def merge_parameters(path: Path, profile: str, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay profile and command-line values over a notebook's defaults, refusing unknown names.
+
+    papermill itself only warns of an unknown parameter and goes on.
+
+    Raises:
+        UsageError: for a name that the notebook lacks, or a value of another type.
+    """
+    known = notebook_parameters(path)
+    values = {name: parameter.default for name, parameter in known.items()}
+    if "profile" in known:
+        values["profile"] = profile
+    for layer in layers:
+        for name, value in layer.items():
+            choose(f"parameter of {path.stem}", name, known)
+            default = known[name].default
+            if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+                value = float(value)
+            if type(value) is not type(default):
+                raise UsageError(
+                    f"parameter {name} of {path.stem} is {value!r}: expected {known[name].type_name}, "
+                    f"as in its default {default!r}"
+                )
+            values[name] = value
+    return values
+
+
+def plan(profile: str, only: list[str] | None = None, overrides: Mapping[str, Any] | None = None) -> list[Job]:
+    """Return the jobs of a profile in order.
+
+    Args:
+        profile: a file of ``notebooks/profiles``.
+        only: notebooks by number or stem (``"01"``); None takes those that the profile names.
+        overrides: parameters that lie over the profile's; each must be known to at least
+            one chosen notebook.
+    """
+    content, overrides = load_profile(profile), dict(overrides or {})
+    by_name = {path.stem: path for path in notebooks()}
+    for name in content:
+        choose(f"notebook in profile {profile}", name, by_name)
+    chosen = [name for name in by_name if name in content]
+    if only:
+        short = {name[:2]: name for name in by_name} | {name: name for name in by_name}
+        chosen = sorted({short[choose("notebook", n.removesuffix(".ipynb"), short)] for n in only})
+    every = {p for name in chosen for p in notebook_parameters(by_name[name])}
+    for name in overrides:
+        choose("parameter", name, every)
+    jobs = []
+    for name in chosen:
+        mine = {k: v for k, v in overrides.items() if k in notebook_parameters(by_name[name])}
+        values = merge_parameters(by_name[name], profile, content.get(name, {}), mine)
+        jobs.append(Job(path=by_name[name], parameters=values))
+    return jobs
+
+
+# ------------------------------------------------------------------------------------- run
+
+
+def is_finished(job: Job, folder: Path, fingerprint: str) -> bool:
+    """Say whether a job's results are there, whole, and made from exactly what is there now."""
+    try:
+        done = json.loads((folder / job.name / "complete.json").read_text("utf-8"))
+        intact = all(sha256(folder / job.name / name) == digest for name, digest in done["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+    return done["fingerprint"] == fingerprint and intact
+
+
+def run_job(job: Job, folder: Path, fingerprint: str, progress: Progress | None = None) -> None:
+    """Execute one notebook and put its results in place.
+
+    Raises:
+        NotebookError: if a cell fails; the partly executed notebook is kept under
+            ``<folder>/.failed/`` for reading.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    scratch = folder / ".scratch" / uuid.uuid4().hex[:12]
+    profile = folder.name
+    executed = scratch / profile / job.name / f"{job.name}.ipynb"
+    try:
+        executed.parent.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(f"{folder}: results cannot be written there ({error.strerror})") from error
+    environment = {
+        "MCML_RESULTS": str(scratch),
+        "MCML_COMMAND": "mcml reproduce " + " ".join(sys.argv[2:]),
+        "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one of the user's folder
+    }
+    if "MCML_DATA" in os.environ:
+        from mcml.data import data_folders
+
+        environment["MCML_DATA"] = os.pathsep.join(str(p.resolve()) for p in data_folders())
+    began = time.perf_counter()
+    _register_engine(job.name, progress)
+    try:
+        with _environment(environment):
+            papermill.execute_notebook(
+                str(job.path),
+                str(executed),
+                parameters=dict(job.parameters),
+                engine_name="mcml",
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=str(job.path.parent),
+                start_timeout=180,
+            )
+        (executed.parent / "run.json").stat()
+    except PapermillExecutionError as error:
+        kept = folder / ".failed" / executed.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(executed, kept)
+        raise NotebookError(_explain(job, error, kept)) from error
+    except FileNotFoundError as error:
+        raise NotebookError(f"{job.name} ended without saving its results (Output.finish was not called)") from error
+    except OSError as error:
+        raise DataError(f"{folder}: results cannot be written there ({error.strerror or error})") from error
+    else:
+        _strip_machine(executed)
+        files = {p.name: sha256(p) for p in sorted(executed.parent.iterdir())}
+        record = {"fingerprint": fingerprint, "seconds": round(time.perf_counter() - began, 1), "files": files}
+        atomic_write(executed.parent / "complete.json", json.dumps(record, indent=2) + "\n")
+        final = folder / job.name
+        if final.exists():
+            final.rename(scratch / "replaced")
+        executed.parent.rename(final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def reproduce(
+    profile: str,
+    only: list[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Run a profile's notebooks in order, skip what is finished, and write the report.
+
+    Args:
+        profile, only, overrides: see `plan`.
+        force: run even what is finished.
+        progress: called after every cell.
+        say: receives one line for each notebook.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        UsageError, DataError, NotebookError: one sentence each, before anything is half-written.
+    """
+    from mcml.report import build_report
+
+    began = time.perf_counter()
+    jobs = plan(profile, only, overrides)
+    folder = results_root() / profile
+    with _lock(folder, say):
+        shutil.rmtree(folder / ".scratch", ignore_errors=True)  # left by a run that was killed
+        for job in jobs:
+            fingerprint = job.fingerprint()
+            if not force and is_finished(job, folder, fingerprint):
+                say(f"{job.name}: finished before and unchanged, skipped")
+                continue
+            start = time.perf_counter()
+            run_job(job, folder, fingerprint, progress)
+            say(f"{job.name}: done in {time.perf_counter() - start:.0f} s")
+        have = [p.stem for p in notebooks() if (folder / p.stem / "complete.json").is_file()]
+        return build_report(folder, have, time.perf_counter() - began)
+
+
+@contextmanager
+def _lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Let one run at a time work on a profile; the kernel frees the lock of a killed one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "a+")  # noqa: SIM115  (held while the run lasts)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: results cannot be written there ({error.strerror}); set MCML_RESULTS to another folder"
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another run is at work on profile '{folder.name}': waiting for it to end")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _register_engine(name: str, progress: Progress | None) -> None:
+    """Register a papermill engine that reports each finished cell."""
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class ProgressEngine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
+            finish, total = nb_man.cell_complete, len(nb_man.nb.cells)
+
+            def cell_complete(cell: Any, cell_index: int | None = None, **options: Any) -> None:
+                finish(cell, cell_index=cell_index, **options)
+                if progress and cell_index is not None:
+                    progress(name, cell_index + 1, total)
+
+            nb_man.cell_complete = cell_complete
+            return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+    papermill_engines.register("mcml", ProgressEngine)
+
+
+def _strip_machine(path: Path) -> None:
+    """Take times and this machine's paths out of an executed notebook's metadata."""
+    notebook = json.loads(path.read_text("utf-8"))
+    notebook["metadata"].pop("papermill", None)
+    for cell in notebook["cells"]:
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+    atomic_write(path, json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _explain(job: Job, error: Any, kept: Path) -> str:
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    source = "\n".join("    " + line for line in error.source.strip().splitlines()[:15])
+    match = difflib.get_close_matches(str(error.ename), ["UsageError", "DataError"], n=1, cutoff=0.9)
+    hint = "mend the value or file that it names" if match else "open the kept notebook to look into it"
+    return (
+        f"{job.name}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n"
+        f"  the cell:\n{source}\n"
+        f"  its traceback, last lines:\n"
+        + "\n".join("    " + line for line in trace.strip().splitlines()[-12:])
+        + f"\n  what to do: {hint}; as far as it ran, the notebook is kept in {kept}; "
+        "then run the same command again: finished notebooks are skipped"
+    )
