@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mcml.color import luma, rgb_to_lab
+
 BLOCK = 8  # pixels, the DCT block that PSNR-B looks for
 BIAS_BLOCK = 32  # pixels
 EDGE_STEP = 16.0  # grey levels a pixel of Sobel gradient that make a "major" edge
 RING_NEAR, RING_FAR = 3, 8  # pixels from an edge between which ringing is looked for
+FLAT_VARIANCE = 16.0  # grey levels squared below which the reference is flat enough to show ringing
 MAX_WIDTH = 16  # pixels to each side over which an edge is followed
 
 
@@ -93,9 +96,9 @@ def edge_artifacts(luma_a: np.ndarray, luma_b: np.ndarray) -> EdgeArtifacts:
     the decode is divided by that in the reference. Unlike theirs, horizontal edges count
     too, measured along columns.
     Ringing after the visible ringing measure of Oguz, Hu & Nguyen (1998): the mean 3 x 3
-    variance in the band 4 to 8 pixels from major edges; the reference's value is
-    subtracted, so texture counts only where the decode adds to it (negative: it was
-    smoothed away).
+    variance in the band 4 to 8 pixels from major edges, less the reference's. Unlike
+    theirs, only pixels where the reference is flat (its variance is under 16) count, so
+    that texture smoothed away does not hide what was added.
 
     Args:
         luma_a, luma_b: reference and decode, (H, W), 0..255.
@@ -120,12 +123,20 @@ def edge_artifacts(luma_a: np.ndarray, luma_b: np.ndarray) -> EdgeArtifacts:
     total_a = float(np.concatenate(widths_a).sum())
     blur = float(np.concatenate(widths_b).sum()) / total_a if total_a else math.nan
 
+    added, band = _added_variance(luma_a, luma_b, strong)
+    return EdgeArtifacts(blur, float(added[band].mean()) if band.any() else math.nan)
+
+
+def _added_variance(
+    luma_a: np.ndarray, luma_b: np.ndarray, strong: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """3 x 3 variance that the decode adds, and where it is ringing: flat, beside `strong` edges."""
+    from scipy.ndimage import maximum_filter
+
     near, far = 2 * RING_NEAR + 1, 2 * RING_FAR + 1
-    band = ndimage.maximum_filter(strong, far) & ~ndimage.maximum_filter(strong, near)
-    ringing = math.nan
-    if band.any():
-        ringing = float((_variance_3x3(luma_b) - _variance_3x3(luma_a))[band].mean())
-    return EdgeArtifacts(blur, ringing)
+    variance_a = _variance_3x3(luma_a)
+    band = maximum_filter(strong, far) & ~maximum_filter(strong, near) & (variance_a < FLAT_VARIANCE)
+    return _variance_3x3(luma_b) - variance_a, band
 
 
 def _edge_widths(luma: np.ndarray, peak: np.ndarray, slope: np.ndarray) -> np.ndarray:
@@ -168,8 +179,6 @@ def artifact_maps(reference: np.ndarray, decoded: np.ndarray) -> dict[str, np.nd
     """
     from scipy import ndimage
 
-    from mcml.color import luma, rgb_to_lab
-
     a, b = luma(reference), luma(decoded)
     blocking = np.zeros_like(a)
     for axis in (0, 1):
@@ -177,29 +186,36 @@ def artifact_maps(reference: np.ndarray, decoded: np.ndarray) -> dict[str, np.nd
         on_grid = np.swapaxes(blocking, 0, axis)[BLOCK - 1 : -1 : BLOCK]
         on_grid += np.maximum(np.swapaxes(step, 0, axis)[BLOCK - 1 :: BLOCK], 0) ** 2
     energy_a, energy_b = (ndimage.sobel(x, 0) ** 2 + ndimage.sobel(x, 1) ** 2 for x in (a, b))
-    near, far = 2 * RING_NEAR + 1, 2 * RING_FAR + 1
-    strong = energy_a > (8 * EDGE_STEP) ** 2
-    band = ndimage.maximum_filter(strong, far) & ~ndimage.maximum_filter(strong, near)
+    added, band = _added_variance(a, b, energy_a > (8 * EDGE_STEP) ** 2)
     blocks = np.sqrt((block_bias(rgb_to_lab(reference), rgb_to_lab(decoded)) ** 2).sum(axis=-1))
     rows = np.minimum(np.arange(a.shape[0]) // BIAS_BLOCK, blocks.shape[0] - 1)
     columns = np.minimum(np.arange(a.shape[1]) // BIAS_BLOCK, blocks.shape[1] - 1)
     return {
         "blocking": blocking,
-        "ringing": np.maximum(_variance_3x3(b) - _variance_3x3(a), 0) * band,
+        "ringing": np.maximum(added, 0) * band,
         "blur": np.maximum(energy_a - energy_b, 0),
         "colour bias": blocks[np.ix_(rows, columns)],
     }
 
 
-def worst_box(score: np.ndarray, side: int) -> tuple[int, int, int]:
-    """Return (top, left, side) of the square with the largest sum of `score`, in steps of 8.
+def worst_boxes(scores: dict[str, np.ndarray], side: int) -> dict[str, tuple[int, int, int]]:
+    """Return for each score the square with its largest sum, no two at the same place.
 
     Args:
-        score: (H, W).
-        side: wanted side in pixels; clipped to the image.
+        scores: (H, W) by kind of artefact, larger is worse; earlier kinds choose first.
+        side: wanted side in pixels; clipped to the image. Squares lie on a grid of 8.
+
+    Returns:
+        (top, left, side) by kind.
     """
-    side = min(side, *score.shape)
-    sums = np.pad(score.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    boxes = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    top, left = np.unravel_index(np.argmax(boxes[::8, ::8]), boxes[::8, ::8].shape)
-    return int(top) * 8, int(left) * 8, side
+    boxes: dict[str, tuple[int, int, int]] = {}
+    for kind, score in scores.items():
+        free = score.copy()
+        for top, left, taken in boxes.values():
+            free[top : top + taken, left : left + taken] = 0
+        width = min(side, *score.shape)
+        sums = np.pad(free.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        total = sums[width:, width:] - sums[:-width, width:] - sums[width:, :-width] + sums[:-width, :-width]
+        row, column = np.unravel_index(np.argmax(total[::8, ::8]), total[::8, ::8].shape)
+        boxes[kind] = int(row) * 8, int(column) * 8, width
+    return boxes

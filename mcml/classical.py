@@ -68,6 +68,7 @@ class PillowCodec:
             UsageError: if `quality` is not on the dial.
             DataError: if the format cannot hold the image.
         """
+        check_rgb8(image)
         quality = self.dial.check(quality, self.name)
         options = dict(self.options)
         if self.format == "JPEG2000":
@@ -77,13 +78,17 @@ class PillowCodec:
         elif self.format == "JPEG" and quality != int(quality):
             options["qtables"] = _jpeg_tables(quality)
         else:
-            options["quality"] = quality if self.dial.kind == "real" and self.format != "JPEG" else int(quality)
+            options["quality"] = (
+                quality if self.dial.kind == "real" and self.format != "JPEG" else int(quality)
+            )
         self._load_plugin()
         buffer = io.BytesIO()
         try:
-            Image.fromarray(check_rgb8(image)).save(buffer, self.format, **options)
+            Image.fromarray(image).save(buffer, self.format, **options)
         except (OSError, ValueError, RuntimeError) as error:
-            raise DataError(f"{self.name}: cannot encode {image.shape[1]} x {image.shape[0]} pixels: {error}") from error
+            raise DataError(
+                f"{self.name}: cannot encode {image.shape[1]} x {image.shape[0]} pixels: {error}"
+            ) from error
         return buffer.getvalue()
 
     def decode(self, data: bytes) -> np.ndarray:
@@ -96,8 +101,9 @@ class PillowCodec:
         try:
             with Image.open(io.BytesIO(data), formats=[self.format]) as image:
                 return np.array(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, RuntimeError) as error:
-            raise DataError(f"{self.name}: not a readable {self.format} file ({error})") from error
+        except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"{self.name}: not a readable {self.format} file ({reason})") from error
 
     def _load_plugin(self) -> None:
         if self.format == "JXL":

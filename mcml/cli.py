@@ -33,7 +33,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -73,7 +74,9 @@ def compare(
         rows.append({"image": f"mean of {mean['images']}", **mean})
     _print_table([{k: v for k, v in row.items() if k not in ("images", "identical")} for row in rows])
     if mean["identical"] and len(rows) > 1:
-        print(f"{mean['identical']} of {mean['images']} pairs are identical; infinite values are not in the mean.")
+        print(
+            f"{mean['identical']} of {mean['images']} pairs are identical: infinite dB are not in the mean."
+        )
 
 
 def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
@@ -98,7 +101,9 @@ def _by_stem(paths: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
         if path.stem in found:
-            raise DataError(f"{found[path.stem]} and {path.name} have one name: images are paired by their stem")
+            raise DataError(
+                f"{found[path.stem]} and {path.name} have one name: images are paired by their stem"
+            )
         found[path.stem] = path
     return found
 
@@ -126,7 +131,10 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     cells = [columns, *([format_value(c, row.get(c)) for c in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
-        first, *others = (text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True)))
+        first, *others = (
+            text.ljust(w) if i == 0 else text.rjust(w)
+            for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        )
         print("  ".join([first, *others]).rstrip())
 
 
@@ -135,11 +143,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 @app.command()
 def evaluate(
-    folder: Annotated[str, typer.Argument(help="Folder of images, or a data set: embedded, kodak, train, valid.")],
+    folder: Annotated[
+        str, typer.Argument(help="Folder of images, or a data set: embedded, kodak, train, valid.")
+    ],
     codecs: Annotated[str, typer.Option(help="Codec names, separated by commas.")],
     csv: Annotated[Path, typer.Option("--csv", help="Table to write: one row an image, codec and rate.")],
     bpp: Annotated[
-        str | None, typer.Option("--bpp", help="Rates to hit, as 0.15,0.3; without it each codec's own qualities.")
+        str | None,
+        typer.Option("--bpp", help="Rates to hit, as 0.15,0.3; without it each codec's own qualities."),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0 means one for each core.", min=0)] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
@@ -204,7 +215,7 @@ def reproduce(
     force: Annotated[bool, typer.Option("--force", help="Run finished notebooks again.")] = False,
 ) -> None:
     """Run the notebooks headlessly and write results/<profile>/report.html."""
-    from mcml import runner
+    from mcml import jobs, runner
 
     overrides = dict(_assignment(text) for text in parameter or [])
     with _progress() as bar:
@@ -218,9 +229,11 @@ def reproduce(
         def say(line: str) -> None:
             bar.console.print(line, highlight=False)
 
-        jobs = runner.plan(profile, parse_names(only) or None, overrides)
-        say(f"profile {profile}: {len(jobs)} notebooks")
-        path = runner.reproduce(profile, parse_names(only) or None, overrides, force=force, progress=show, say=say)
+        planned = jobs.plan(profile, parse_names(only) or None, overrides)
+        say(f"profile {profile}: {len(planned)} notebook{'s' * (len(planned) != 1)}")
+        path = runner.reproduce(
+            profile, parse_names(only) or None, overrides, force=force, progress=show, say=say
+        )
     print(f"report: {os.path.relpath(path)}")
 
 
@@ -251,12 +264,22 @@ def data() -> None:
             try:
                 found = image_set(name)
                 count = len(found.paths)
-                state = "here, hash as registered" if is_registered(found) else "here, differs from the registry"
+                state = (
+                    "here, hash as registered" if is_registered(found) else "here, differs from the registry"
+                )
             except DataError as error:
                 state = "damaged" if "differs" in str(error) else state
         else:
             state = "downloaded on first use, or set MCML_DATA"
-        rows.append({"data set": name, "images": count or "", "state": state, "what": entry["title"], "licence": entry["licence"]})
+        rows.append(
+            {
+                "data set": name,
+                "images": count or "",
+                "state": state,
+                "what": entry["title"],
+                "licence": entry["licence"],
+            }
+        )
     _print_table(rows)
 
 
@@ -279,7 +302,10 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except KeyboardInterrupt:
-        print("mcml: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "mcml: interrupted; what was finished is kept, the same command goes on from there",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 

@@ -65,18 +65,18 @@ class RateSearch:
 
 
 def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int = 14) -> RateSearch:
-    """Find the quality whose file is nearest to a wanted size, by bisection of the dial.
+    """Find the quality whose file is nearest to a wanted size, by a bracketing search of the dial.
 
     Args:
         codec: any codec; its files grow along its dial, save for small wobbles.
         image: (H, W, 3) uint8 sRGB.
         target_bpp: bits per pixel of the file, above 0.
-        steps: bisections at most.
+        steps: trials at most, before the last bracket's ends.
 
     Returns:
         The file nearest to the target; see `RateSearch.reached`.
     """
-    if not target_bpp > 0:
+    if not 0 < target_bpp < np.inf:
         raise UsageError(f"target bpp {target_bpp}: expected a number above 0")
     tried: dict[float, RateSearch] = {}
 
@@ -90,13 +90,21 @@ def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int
         return tried[quality]
 
     low, high = 0.0, 1.0
+    below = above = None  # log of rate over target at `low` and `high`, once known
     for _ in range(steps):
-        found = attempt((low + high) / 2)
-        if abs(found.bpp / target_bpp - 1) < TOLERANCE / 20:
+        # where a straight line through both ends would hit, kept off the ends themselves
+        share = 0.5 if below is None or above is None else min(max(below / (below - above), 0.1), 0.9)
+        middle = low + share * (high - low)
+        found = attempt(middle)
+        miss = float(np.log(found.bpp / target_bpp))
+        if abs(miss) < TOLERANCE / 20:
             break
         if codec.dial.kind == "integer" and abs(codec.dial.at(high) - codec.dial.at(low)) <= 1:
             break
-        low, high = ((low + high) / 2, high) if found.bpp < target_bpp else (low, (low + high) / 2)
+        if miss < 0:
+            low, below = middle, miss
+        else:
+            high, above = middle, miss
     for end in (low, high):  # neighbours of the last step, or an end of the dial
         attempt(end)
     return min(tried.values(), key=lambda found: abs(np.log(found.bpp / target_bpp)))

@@ -82,6 +82,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "zoom_px": (lambda v: _is_whole(v) and 8 <= v <= 4096, "a whole number of pixels, 8 to 4096"),
     "batch": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
     "workers": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0 (0 means all cores)"),
+    "sample_image": (lambda v: isinstance(v, str), "an image's name, or '' for the first"),
     "dataset": (lambda v: isinstance(v, str) and v != "", "a data set's name or a folder"),
     "codecs": (
         lambda v: isinstance(v, str) and _split_names(v) != [],
@@ -153,7 +154,7 @@ def load_profile(name: str) -> dict[str, dict[str, Any]]:
     path = profile_folder() / f"{choose('profile', name, profiles())}.toml"
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"profile {path.name} is not valid TOML: {error}") from error
     for notebook, values in content.items():
         if not isinstance(values, dict):

@@ -93,6 +93,26 @@ def image_set(dataset: str, max_images: int = 0) -> ImageSet:
     return ImageSet(**{**vars(found), "paths": found.paths[:max_images]})
 
 
+def describe(found: ImageSet) -> list[dict[str, Any]]:
+    """Return a row an image: name, size, megapixels, kind of file, licence, start of its SHA-256."""
+    entries = {Path(file["path"]).name: file for file in registry().get(found.name, {}).get("files", ())}
+    rows = []
+    for path in found.paths:
+        height, width = read_image(path).shape[:2]
+        rows.append(
+            {
+                "image": path.stem,
+                "width": width,
+                "height": height,
+                "megapixels": width * height / 1e6,
+                "file": path.suffix.lstrip(".").upper(),
+                "licence": entries.get(path.name, {}).get("licence", found.licence),
+                "sha256": sha256(path)[:12],
+            }
+        )
+    return rows
+
+
 def is_registered(found: ImageSet) -> bool:
     """Say whether a whole set has the digest that the registry holds for its name."""
     entry = registry().get(found.name, {})
@@ -127,7 +147,9 @@ def _under_mcml_data(name: str) -> list[Path]:
         if (folder / name).is_dir():
             return list_images(folder / name)
     where = ", ".join(map(str, data_folders())) or "MCML_DATA is not set"
-    raise DataError(f"data set '{name}' not found ({where}): set MCML_DATA to the folder that holds '{name}/'")
+    raise DataError(
+        f"data set '{name}' not found ({where}): set MCML_DATA to the folder that holds '{name}/'"
+    )
 
 
 def _kodak() -> list[Path]:
@@ -149,8 +171,8 @@ def _kodak() -> list[Path]:
         return [Path(fetcher.fetch(file["path"])) for file in files]
     except (OSError, ValueError, requests.RequestException) as error:
         raise DataError(
-            f"data set 'kodak' is not under MCML_DATA and cannot be downloaded from {registry()['kodak']['source']} "
-            f"({type(error).__name__}): set MCML_DATA to a folder that holds 'kodak/kodim01.png' to 'kodim24.png'"
+            f"data set 'kodak' is not under MCML_DATA and cannot be downloaded from {fetcher.base_url} "
+            f"({type(error).__name__}): set MCML_DATA to a folder that holds kodak/kodim01.png to kodim24.png"
         ) from error
 
 
@@ -230,5 +252,11 @@ def split_images(
     least = 1 if len(groups) >= 3 else 0
     n_valid = max(round(valid * len(groups)), least) if valid else 0
     n_test = max(round(test * len(groups)), least) if test else 0
-    parts = {"valid": groups[:n_valid], "test": groups[n_valid : n_valid + n_test], "train": groups[n_valid + n_test :]}
-    return {name: sorted(p for members in parts[name] for p in members) for name in ("train", "valid", "test")}
+    parts = {
+        "valid": groups[:n_valid],
+        "test": groups[n_valid : n_valid + n_test],
+        "train": groups[n_valid + n_test :],
+    }
+    return {
+        name: sorted(p for members in parts[name] for p in members) for name in ("train", "valid", "test")
+    }

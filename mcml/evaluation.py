@@ -54,31 +54,55 @@ def evaluate(
     stems = [path.stem for path in paths]
     if len(set(stems)) < len(stems):
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-        raise DataError(f"two images are named {', '.join(twice)}: rename one, tables tell images by their stem")
-    import joblib
-
-    jobs = [(path, name) for path in paths for name in codec_names]
-    pool = joblib.Parallel(n_jobs=workers or -1, return_as="generator")
-    rows: list[dict[str, Any]] = []
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
-        done = pool(joblib.delayed(evaluate_image)(path, name, target_bpp) for path, name in jobs)
-        for count, result in enumerate(done, start=1):
-            rows += result
-            if progress:
-                progress(count, len(jobs))
-    table = pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
+        raise DataError(
+            f"two images are named {', '.join(twice)}: rename one, tables tell images by their stem"
+        )
+    jobs = [(path, name, target_bpp, None) for path in paths for name in codec_names]
+    table = _run(jobs, workers, progress)
     _check_reach(table)
     return table
 
 
-def evaluate_image(path: Path, codec_name: str, target_bpp: Sequence[float] | None = None) -> list[dict[str, Any]]:
-    """Return the rows of one image and codec."""
+def evaluate_qualities(
+    paths: Sequence[Path], codec_name: str, qualities: Sequence[float], *, workers: int = 0
+) -> pd.DataFrame:
+    """Like `evaluate`, with one codec at given qualities."""
+    return _run([(path, codec_name, None, qualities) for path in paths], workers, None)
+
+
+def _run(
+    jobs: list[tuple[Any, ...]], workers: int, progress: Callable[[int, int], None] | None
+) -> pd.DataFrame:
+    import joblib
+
+    pool = joblib.Parallel(n_jobs=workers or -1, return_as="generator")
+    rows: list[dict[str, Any]] = []
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        for count, result in enumerate(pool(joblib.delayed(evaluate_image)(*job) for job in jobs), start=1):
+            rows += result
+            if progress:
+                progress(count, len(jobs))
+    return pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
+
+
+def evaluate_image(
+    path: Path,
+    codec_name: str,
+    target_bpp: Sequence[float] | None = None,
+    qualities: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of one image and codec: at rates, at qualities, or at the codec's own."""
     image, codec = read_image(path), codecs.get_codec(codec_name)
     rows = []
-    for point in codec.qualities if target_bpp is None else target_bpp:
+    for point in target_bpp or qualities or codec.qualities:
         if target_bpp is None:
             data = codec.encode(image, point)
-            key = {"quality": point, "target_bpp": np.nan, "bpp": codecs.bits_per_pixel(data, image), "reached": True}
+            key = {
+                "quality": point,
+                "target_bpp": np.nan,
+                "bpp": codecs.bits_per_pixel(data, image),
+                "reached": True,
+            }
         else:
             found = codecs.encode_at_bpp(codec, image, point)
             data = found.data
@@ -101,7 +125,9 @@ def _check_reach(table: pd.DataFrame) -> None:
 def misses(table: pd.DataFrame) -> list[str]:
     """Return a sentence for each codec and target that was missed by more than 2 % somewhere."""
     sentences = []
-    for (name, target), rows in table[~table.reached.astype(bool)].groupby(["codec", "target_bpp"], sort=False):
+    for (name, target), rows in table[~table.reached.astype(bool)].groupby(
+        ["codec", "target_bpp"], sort=False
+    ):
         off = 100 * (rows.bpp / target - 1)
         sentences.append(
             f"{name} missed {target:g} bpp by more than 2 % on {len(rows)} image(s) "
@@ -162,10 +188,22 @@ def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it warns of a small overlap, which is a column here
                 percent = bjontegaard.bd_rate(
-                    rate_a, quality_a, rate, quality, method="pchip", require_matching_points=False, min_overlap=0
+                    rate_a,
+                    quality_a,
+                    rate,
+                    quality,
+                    method="pchip",
+                    require_matching_points=False,
+                    min_overlap=0,
                 )
         overlap = max(high - low, 0) / union if union > 0 else 0.0
         rows.append(
-            {"codec": name, "anchor": anchor, "column": column, "bd_rate_percent": percent, "overlap": overlap}
+            {
+                "codec": name,
+                "anchor": anchor,
+                "column": column,
+                "bd_rate_percent": percent,
+                "overlap": overlap,
+            }
         )
     return pd.DataFrame(rows)

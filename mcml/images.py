@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from mcml.config import DataError
 from mcml.results import atomic_write
 
 EXTENSIONS = frozenset(
-    ".png .jpg .jpeg .jpe .jp2 .j2k .webp .avif .jxl .tif .tiff .bmp .ppm .pgm .pnm .gif".split()
+    f".{suffix}"
+    for suffix in (
+        *("png", "jpg", "jpeg", "jpe", "jp2", "j2k", "webp", "avif", "jxl"),
+        *("tif", "tiff", "bmp", "ppm", "pgm", "pnm", "gif"),
+    )
 )
 
 
@@ -22,8 +27,8 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Grey, palette, 16-bit grey and CMYK are converted, an embedded ICC profile is applied,
     the EXIF orientation is followed. What has no single right reading is refused: partly
-    transparent pictures, animations, CMYK without a profile, floating-point pixels,
-    16-bit colour PNGs (Pillow would cut them to 8 bits without a word).
+    transparent pictures, animations, CMYK without a profile, floating-point pixels, and
+    colour of 16 bits a channel in PNG, TIFF and PPM (Pillow would cut it to 8 without a word).
 
     Args:
         path: a file in a format that Pillow reads (JPEG XL through its plugin).
@@ -48,20 +53,33 @@ def decode_image(raw: bytes, name: str = "image") -> np.ndarray:
     """Decode the bytes of an image file as `read_image` does; `name` stands in its errors."""
     if raw[:2] == b"\xff\x0a" or raw[4:8] == b"JXL ":
         import pillow_jxl  # noqa: F401  (registers JPEG XL with Pillow)
-    if raw[:8] == b"\x89PNG\r\n\x1a\n" and raw[24:25] == b"\x10" and raw[25:26] in (b"\x02", b"\x06"):
-        raise DataError(f"{name}: 16 bits per channel in colour are not supported; save it with 8 bits")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(raw)) as image:
                 if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                     raise DataError(f"{name}: holds {image.n_frames} frames; give a single picture")
+                if _cut_by_pillow(image, raw):
+                    raise DataError(f"{name}: 16 bits per channel with colour or alpha: save it with 8 bits")
                 image.load()
                 return np.array(_to_srgb(image, name))
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not an image that can be read here") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: damaged or not readable as an image ({error})") from error
+    except (OSError, RuntimeError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{name}: damaged or not readable as an image ({reason})") from error
+
+
+def _cut_by_pillow(image: Image.Image, raw: bytes) -> bool:
+    """Say whether Pillow would silently keep only the upper 8 bits of each sample."""
+    if image.format == "PNG":  # IHDR: bit depth, then colour type; grey alone keeps 16 bits
+        return raw[24] == 16 and raw[25] != 0
+    if image.format == "TIFF":
+        return image.mode not in ("I;16", "I;16B", "I", "F") and max(image.tag_v2.get(258, (8,))) > 8
+    if image.format == "PPM":
+        header = re.match(rb"P[36](?:\s|#.*\n)+\d+(?:\s|#.*\n)+\d+(?:\s|#.*\n)+(\d+)", raw)
+        return header is not None and int(header[1]) > 255
+    return False
 
 
 def _to_srgb(image: Image.Image, name: str) -> Image.Image:
@@ -76,14 +94,16 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
 
 def _flatten(image: Image.Image, name: str) -> Image.Image:
     """Reduce a mode to one of L, RGB or CMYK with 8 bits, without losing anything visible."""
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image, dtype=np.float64)
+        if np.any(wide == image.info.get("transparency", -1)):
+            raise DataError(f"{name}: has transparent pixels; flatten it on a background first")
+        return Image.fromarray(np.round(wide / 257).astype(np.uint8))
     if image.mode in ("PA", "P", "LA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema()[0] < 255:
             raise DataError(f"{name}: has transparent pixels; flatten it on a background first")
         return rgba.convert("L" if image.mode in ("LA", "La") else "RGB")
-    if image.mode.startswith("I;16"):
-        wide = np.asarray(image, dtype=np.float64)
-        return Image.fromarray(np.round(wide / 257).astype(np.uint8))
     if image.mode in ("I", "F", "LAB", "HSV"):
         raise DataError(f"{name}: pixels of mode {image.mode} are not supported; save it as 8-bit sRGB")
     if image.mode == "1":
@@ -93,17 +113,21 @@ def _flatten(image: Image.Image, name: str) -> Image.Image:
 
 def _apply_profile(image: Image.Image, profile: bytes, name: str) -> Image.Image:
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower() and image.mode == "RGB":
-            return image  # already sRGB: a pass through the engine would only add rounding
-        return ImageCms.profileToProfile(
-            image,
-            source,
+        to_srgb = ImageCms.buildTransform(
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
             ImageCms.createProfile("sRGB"),
+            image.mode,
+            "RGB",
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
+        if image.mode == "RGB":
+            axis = np.linspace(0, 255, 9).round().astype(np.uint8)
+            cube = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(27, 27, 3)
+            moved = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), to_srgb))
+            if np.abs(moved.astype(int) - cube).max() <= 1:
+                return image  # sRGB under whatever name: the engine would only add rounding
+        return ImageCms.applyTransform(image, to_srgb)
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         raise DataError(f"{name}: its ICC profile cannot be applied to {image.mode} pixels") from error
 

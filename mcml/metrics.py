@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -171,7 +172,9 @@ def combine_scales(pairs: list[tuple[float, float]]) -> float:
     """
     if not pairs:
         return math.nan
-    weights = MS_WEIGHTS[: len(pairs)] / MS_WEIGHTS[: len(pairs)].sum()
+    weights = MS_WEIGHTS[: len(pairs)]
+    if len(pairs) < len(MS_WEIGHTS):
+        weights = weights / weights.sum()
     terms = [contrast for _, contrast in pairs[:-1]] + [pairs[-1][0]]
     return float(np.prod(np.maximum(terms, 0) ** weights))
 
@@ -212,8 +215,8 @@ def mean_row(rows: Iterable[Mapping[str, object]]) -> dict[str, float]:
     rows = list(rows)
     mean: dict[str, float] = {}
     for column in rows[0] if rows else ():
-        values = [row[column] for row in rows]
-        if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        values = [row.get(column) for row in rows]
+        if all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values):
             finite = [float(v) for v in values if math.isfinite(v)]
             mean[column] = sum(finite) / len(finite) if finite else float(values[0])
     mean["images"] = len(rows)

@@ -92,7 +92,9 @@ class PatchStore:
             self._tables[size] = int(ends[-1]), ends.to(device), columns.to(device)
         return self._tables[size]
 
-    def sample(self, batch: int, size: int, generator: torch.Generator, *, augment: bool = True) -> torch.Tensor:
+    def sample(
+        self, batch: int, size: int, generator: torch.Generator, *, augment: bool = True
+    ) -> torch.Tensor:
         """Draw patches, each position of each photograph being equally likely.
 
         Runs wholly on the store's device, without a loop and without waiting for it.

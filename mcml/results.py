@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: beside it first, then `os.replace`.
+    """Write a file whole or not at all: beside it first, then an atomic rename.
 
     Raises:
         DataError: if the folder cannot be written (read-only, full, not a folder).
@@ -41,11 +41,13 @@ def atomic_write(path: Path, content: bytes | str) -> None:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)  # mkstemp makes it private
-        os.replace(scratch, path)
-    except OSError as error:
-        if scratch is not None and os.path.exists(scratch):
-            os.unlink(scratch)
+        Path(scratch).chmod(0o644)  # mkstemp makes it private
+        Path(scratch).replace(path)
+    except BaseException as error:
+        if scratch is not None:
+            Path(scratch).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise DataError(
             f"{path}: cannot be written ({error.strerror or error}); "
             "free some space or choose another folder (MCML_RESULTS moves all results)"
@@ -109,15 +111,21 @@ def to_markdown(rows: Sequence[Row]) -> str:
     """Return rows as a rounded Markdown table."""
     columns = columns_of(rows)
     lines = [columns, ["---"] * len(columns)]
-    lines += [[format_value(c, row.get(c)).replace("|", r"\|") for c in columns] for row in rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    lines += [[format_value(c, row.get(c)) for c in columns] for row in rows]
+    cells = [[" ".join(text.split()).replace("|", r"\|") for text in line] for line in lines]
+    return "".join("| " + " | ".join(line) + " |\n" for line in cells)
 
 
 def to_latex(rows: Sequence[Row], caption: str = "") -> str:
     """Return rows as a rounded LaTeX table (booktabs)."""
+    special = {c: f"\\{c}" for c in "_%&#${}"} | {
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+    }
 
     def escape(text: str) -> str:
-        return "".join(f"\\{c}" if c in "_%&#$" else c for c in text)
+        return " ".join("".join(special.get(c, c) for c in text).split())
 
     columns = columns_of(rows)
     numeric = [all(isinstance(_plain(r.get(c)), (int, float)) for r in rows) for c in columns]
@@ -168,9 +176,21 @@ def provenance() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads() if torch else int(os.environ.get("OMP_NUM_THREADS", 0)) or "default",
+        "threads": torch.get_num_threads() if torch else _omp_threads(),
         "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else [],
     }
+
+
+def _omp_threads() -> int | str:
+    text = os.environ.get("OMP_NUM_THREADS") or "default"
+    return int(text) if text.isdigit() else text
+
+
+def banner(profile: str) -> str:
+    """Return one line for the top of a notebook: profile, device, versions."""
+    about = provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"profile {profile} | {about['device']}, {about['cores']} cores | {versions}"
 
 
 class Output:
@@ -200,10 +220,23 @@ class Output:
             "tables": [],
             "figures": [],
         }
+        self._files: dict[str, str] = {}
         self._began = time.perf_counter()
+        self._forget_earlier_run()
+
+    def _forget_earlier_run(self) -> None:
+        """Remove what an earlier run left here, so that `run.json` never vouches for a mixture."""
+        for name in ("complete.json", "run.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        for path in self.folder.glob("*"):
+            if path.suffix in (".csv", ".md", ".tex", ".png"):
+                path.unlink()
 
     def _write(self, name: str, content: bytes | str) -> None:
+        if name in self._files:
+            raise ValueError(f"{name} was saved before: give every table and figure a name of its own")
         atomic_write(self.folder / name, content)
+        self._files[name] = sha256(content.encode() if isinstance(content, str) else content)
 
     def table(self, name: str, rows: Any, caption: str) -> None:
         """Save rows (a DataFrame or dicts) as ``name.csv``, ``name.md`` and ``name.tex``."""
@@ -223,13 +256,16 @@ class Output:
 
     def finish(self) -> Path:
         """Write ``run.json`` and return the folder."""
-        files = {p.name: sha256(p) for p in sorted(self.folder.iterdir()) if p.suffix in (".csv", ".png", ".md", ".tex")}
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = self._record | provenance() | {
-            "command": os.environ.get("MCML_COMMAND") or provenance()["command"],
-            "finished": when,
-            "seconds": round(time.perf_counter() - self._began, 1),
-            "files": files,
-        }
+        record = (
+            self._record
+            | provenance()
+            | {
+                "command": os.environ.get("MCML_COMMAND") or provenance()["command"],
+                "finished": when,
+                "seconds": round(time.perf_counter() - self._began, 1),
+                "files": dict(sorted(self._files.items())),
+            }
+        )
         self._write("run.json", json.dumps(record, indent=2) + "\n")
         return self.folder

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -19,138 +18,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mcml.config import DataError, McmlError, UsageError, choose, load_profile, repo_root, results_root
-from mcml.data import image_set
+from mcml.config import DataError, McmlError, results_root
+from mcml.jobs import Job, notebooks, plan
 from mcml.results import atomic_write, sha256
 
-NOT_CODE = ("cli.py", "runner.py", "report.py")  # what a notebook's numbers cannot depend on
 Progress = Callable[[str, int, int], None]  # notebook, cells done, cells in all
 
 
 class NotebookError(McmlError):
     """A cell failed; the text holds the cell, its traceback and what to do."""
-
-
-class Parameter(NamedTuple):
-    """A line of a notebook's parameters cell."""
-
-    default: Any
-    type_name: str
-    help: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A notebook with the parameters that it is to run with."""
-
-    path: Path
-    parameters: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The notebook's stem, as in ``01_data_preparation``."""
-        return self.path.stem
-
-    def fingerprint(self) -> str:
-        """Hash of all that decides the results: notebook, code, lock, parameters, data."""
-        root = repo_root()
-        code = [p for p in sorted((root / "mcml").glob("*.py")) if p.name not in NOT_CODE]
-        files = [*code, root / "requirements.lock", *sorted((root / "data").rglob("*.toml"))]
-        files += sorted((root / "data").rglob("*.csv"))
-        cells = [cell["source"] for cell in json.loads(self.path.read_text("utf-8"))["cells"]]
-        parts = {
-            "cells": cells,
-            "code": {str(p.relative_to(root)): sha256(p) for p in files if p.is_file()},
-            "parameters": dict(self.parameters),
-            "data": image_set(self.parameters["dataset"]).digest if "dataset" in self.parameters else "",
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def notebooks() -> list[Path]:
-    """Return the numbered notebooks in reading order."""
-    return sorted((repo_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-
-
-def notebook_parameters(path: Path) -> dict[str, Parameter]:
-    """Read a notebook's parameters cell: ``{name: Parameter}``.
-
-    Raises:
-        UsageError: if the notebook has no cell tagged ``parameters``.
-    """
-    import ast
-
-    cells = json.loads(path.read_text("utf-8"))["cells"]
-    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", ())]
-    if not tagged:
-        raise UsageError(f"{path.name} has no cell tagged 'parameters'")
-    source = "".join(tagged[0]["source"])
-    found = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            line = source.splitlines()[node.lineno - 1]
-            about = line.partition("#")[2].strip()
-            found[node.target.id] = Parameter(ast.literal_eval(node.value), ast.unparse(node.annotation), about)
-    return found
-
-
-def merge_parameters(path: Path, profile: str, *layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay profile and command-line values over a notebook's defaults, refusing unknown names.
-
-    papermill itself only warns of an unknown parameter and goes on.
-
-    Raises:
-        UsageError: for a name that the notebook lacks, or a value of another type.
-    """
-    known = notebook_parameters(path)
-    values = {name: parameter.default for name, parameter in known.items()}
-    if "profile" in known:
-        values["profile"] = profile
-    for layer in layers:
-        for name, value in layer.items():
-            choose(f"parameter of {path.stem}", name, known)
-            default = known[name].default
-            if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-                value = float(value)
-            if type(value) is not type(default):
-                raise UsageError(
-                    f"parameter {name} of {path.stem} is {value!r}: expected {known[name].type_name}, "
-                    f"as in its default {default!r}"
-                )
-            values[name] = value
-    return values
-
-
-def plan(profile: str, only: list[str] | None = None, overrides: Mapping[str, Any] | None = None) -> list[Job]:
-    """Return the jobs of a profile in order.
-
-    Args:
-        profile: a file of ``notebooks/profiles``.
-        only: notebooks by number or stem (``"01"``); None takes those that the profile names.
-        overrides: parameters that lie over the profile's; each must be known to at least
-            one chosen notebook.
-    """
-    content, overrides = load_profile(profile), dict(overrides or {})
-    by_name = {path.stem: path for path in notebooks()}
-    for name in content:
-        choose(f"notebook in profile {profile}", name, by_name)
-    chosen = [name for name in by_name if name in content]
-    if only:
-        short = {name[:2]: name for name in by_name} | {name: name for name in by_name}
-        chosen = sorted({short[choose("notebook", n.removesuffix(".ipynb"), short)] for n in only})
-    every = {p for name in chosen for p in notebook_parameters(by_name[name])}
-    for name in overrides:
-        choose("parameter", name, every)
-    jobs = []
-    for name in chosen:
-        mine = {k: v for k, v in overrides.items() if k in notebook_parameters(by_name[name])}
-        values = merge_parameters(by_name[name], profile, content.get(name, {}), mine)
-        jobs.append(Job(path=by_name[name], parameters=values))
-    return jobs
 
 
 # ------------------------------------------------------------------------------------- run
@@ -185,7 +64,7 @@ def run_job(job: Job, folder: Path, fingerprint: str, progress: Progress | None 
         raise DataError(f"{folder}: results cannot be written there ({error.strerror})") from error
     environment = {
         "MCML_RESULTS": str(scratch),
-        "MCML_COMMAND": "mcml reproduce " + " ".join(sys.argv[2:]),
+        "MCML_COMMAND": " ".join(["mcml reproduce", *sys.argv[2:]]),
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one of the user's folder
     }
     if "MCML_DATA" in os.environ:
@@ -205,6 +84,7 @@ def run_job(job: Job, folder: Path, fingerprint: str, progress: Progress | None 
                 progress_bar=False,
                 cwd=str(job.path.parent),
                 start_timeout=180,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about local TCP
             )
         (executed.parent / "run.json").stat()
     except PapermillExecutionError as error:
@@ -213,13 +93,19 @@ def run_job(job: Job, folder: Path, fingerprint: str, progress: Progress | None 
         shutil.copyfile(executed, kept)
         raise NotebookError(_explain(job, error, kept)) from error
     except FileNotFoundError as error:
-        raise NotebookError(f"{job.name} ended without saving its results (Output.finish was not called)") from error
+        raise NotebookError(
+            f"{job.name} ended without saving its results (Output.finish was not called)"
+        ) from error
     except OSError as error:
         raise DataError(f"{folder}: results cannot be written there ({error.strerror or error})") from error
     else:
         _strip_machine(executed)
         files = {p.name: sha256(p) for p in sorted(executed.parent.iterdir())}
-        record = {"fingerprint": fingerprint, "seconds": round(time.perf_counter() - began, 1), "files": files}
+        record = {
+            "fingerprint": fingerprint,
+            "seconds": round(time.perf_counter() - began, 1),
+            "files": files,
+        }
         atomic_write(executed.parent / "complete.json", json.dumps(record, indent=2) + "\n")
         final = folder / job.name
         if final.exists():
@@ -279,7 +165,7 @@ def _lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         handle = open(folder / ".lock", "a+")  # noqa: SIM115  (held while the run lasts)
     except OSError as error:
         raise DataError(
-            f"{folder}: results cannot be written there ({error.strerror}); set MCML_RESULTS to another folder"
+            f"{folder}: results cannot be written there ({error.strerror}); MCML_RESULTS names another"
         ) from error
     with handle:
         try:

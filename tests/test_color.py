@@ -5,7 +5,7 @@ import doctest
 import colour
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -25,7 +25,9 @@ def test_docstrings_tell_the_truth():
 
 
 def test_ycbcr_agrees_with_colour_science_bt601_full_range():
-    expected = colour.RGB_to_YCbCr(ASTRONAUT / 255, K=BT601, in_int=False, out_int=False, out_legal=False) * 255
+    expected = (
+        colour.RGB_to_YCbCr(ASTRONAUT / 255, K=BT601, in_int=False, out_int=False, out_legal=False) * 255
+    )
     expected[..., 1:] += 128
     np.testing.assert_allclose(color.rgb_to_ycbcr(ASTRONAUT), expected, atol=1e-9)
     np.testing.assert_allclose(color.luma(ASTRONAUT), expected[..., 0], atol=1e-9)
@@ -57,6 +59,7 @@ def test_ycbcr_of_known_colours(rgb, ycbcr):
     np.testing.assert_allclose(color.rgb_to_ycbcr(np.array(rgb)), ycbcr, atol=1e-3)
 
 
+@settings(deadline=None)
 @given(pixels)
 def test_round_trip_through_ycbcr_is_exact(image):
     there = color.rgb_to_ycbcr(image)
@@ -89,6 +92,7 @@ def slow_420(rgb):
     return np.clip(np.round(color.ycbcr_to_rgb(out)), 0, 255)
 
 
+@settings(deadline=None)
 @given(pixels)
 def test_chroma_420_agrees_with_a_loop_at_any_size(image):
     got = color.chroma_420(image)
@@ -101,7 +105,7 @@ def test_chroma_420_agrees_with_a_loop_at_any_size(image):
 def test_chroma_420_keeps_luma_within_rounding_where_nothing_clips(height, width):
     image = (ASTRONAUT[:height, :width] // 2 + 64).astype(np.uint8)  # away from 0 and 255
     got = color.chroma_420(image)
-    assert 0 < got.min() and got.max() < 255
+    assert got.min() > 0 and got.max() < 255
     assert np.abs(color.luma(got) - color.luma(image)).max() <= 0.5 + 1e-9
 
 

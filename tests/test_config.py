@@ -44,6 +44,7 @@ PARAMETERS = {  # name: (good values, bad values)
     "zoom_px": ([8, 96, 4096], [7, 4097, "96"]),
     "batch": ([1, 64], [0, 1.5, True]),
     "workers": ([0, 2], [-1, None]),
+    "sample_image": (["", "kodim05"], [None, 3]),
     "dataset": (["kodak", "some/folder"], ["", 3]),
     "codecs": (["webp", "jpeg420, webp"], ["", " , ", ["webp"]]),
     "sweep_bpp": (["0.15", "0.15, 0.3,1"], ["", "0", "0.1,x", "-1", "25", "nan", "inf", 0.3]),
@@ -79,7 +80,7 @@ def test_rates_and_names_are_split_at_commas():
 
 @pytest.mark.parametrize("text", ["", "0.1;0.2", "0", "nan", "25"])
 def test_bad_rates_are_refused_with_an_example(text):
-    with pytest.raises(UsageError, match="as in 0.15,0.3"):
+    with pytest.raises(UsageError, match=r"as in 0\.15,0\.3"):
         config.parse_bpp_list(text)
 
 
@@ -95,7 +96,11 @@ def test_unknown_profile_names_the_nearest(profile_files):
 
 @pytest.mark.parametrize(
     "content, reason",
-    [("[broken", "not valid TOML"), ("seed = 3\n", "'seed' stands outside a"), ("[a]\nx = 1\nx = 2\n", "not valid")],
+    [
+        ("[broken", "not valid TOML"),
+        ("seed = 3\n", "'seed' stands outside a"),
+        ("[a]\nx = 1\nx = 2\n", "not valid"),
+    ],
 )
 def test_broken_profile_is_refused_by_name(profile_files, content, reason):
     (profile_files / "broken.toml").write_text(content)
@@ -105,7 +110,7 @@ def test_broken_profile_is_refused_by_name(profile_files, content, reason):
 
 def test_profile_that_is_not_utf8_is_refused_by_name(profile_files):
     (profile_files / "latin.toml").write_bytes(b'[a]\nname = "caf\xe9"\n')
-    with pytest.raises(UsageError, match="profile latin.toml"):
+    with pytest.raises(UsageError, match=r"profile latin\.toml"):
         config.load_profile("latin")
 
 

@@ -384,6 +384,16 @@ def test_blur_of_a_step_averaged_over_k_pixels_is_k(support, turn):
     assert artifacts.edge_artifacts(edge, edge).blur == 1
 
 
+def test_blur_counts_each_edge_once_whatever_its_shape():
+    """A sharp step (two equal gradients) and a soft edge of width 4; only the step is blurred, to 3."""
+    soft_edge = np.cumsum([0.0] * 15 + [20, 40, 40, 20] + [0] * 13)
+    row = np.concatenate([np.full(16, 100.0), np.full(16, 0.0), soft_edge])
+    blurred = row.copy()
+    blurred[13:19] = ndimage.uniform_filter1d(row, 3)[13:19]
+    plane, decode = (np.repeat(x[None], 20, axis=0) for x in (row, blurred))
+    assert artifacts.edge_artifacts(plane, decode).blur == pytest.approx((3 + 4) / (1 + 4))
+
+
 def test_blur_follows_an_edge_16_pixels_to_each_side_at_most():
     ramp = step_edge(width=128)
     soft = ndimage.uniform_filter(ramp, (1, 61), mode="nearest")
@@ -404,7 +414,11 @@ def slow_edges(a, b):
         distance = 0
         for step in (1, -1):
             k = j
-            while 0 <= k + step < x.shape[1] and (x[i, k + step] - x[i, k]) * sign * step > 0 and abs(k - j) < 16:
+            while (
+                0 <= k + step < x.shape[1]
+                and (x[i, k + step] - x[i, k]) * sign * step > 0
+                and abs(k - j) < 16
+            ):
                 k += step
             distance += abs(k - j)
         return distance
@@ -427,7 +441,9 @@ def slow_edges(a, b):
         nearest = np.abs(edges - (i, j)).max(axis=1).min()
         if 4 <= nearest <= 8:
             near = [(r, c) for r in (i - 1, i, i + 1) for c in (j - 1, j, j + 1)]
-            added.append(np.var([at(b, r, c) for r, c in near]) - np.var([at(a, r, c) for r, c in near]))
+            variance_a, variance_b = (np.var([at(x, r, c) for r, c in near]) for x in (a, b))
+            if variance_a < 16:
+                added.append(variance_b - variance_a)
     return sum(widths_b) / sum(widths_a), np.mean(added)
 
 
@@ -448,18 +464,20 @@ def test_ringing_of_a_checker_beside_an_edge_is_its_3x3_variance():
 
 @pytest.mark.parametrize("distance, columns", [(2, 0), (3, 1), (6, 3), (9, 1), (10, 0)])
 def test_ringing_looks_only_4_to_8_pixels_from_the_edge(distance, columns):
-    """A stripe of +9 gives the three 3 x 3 windows over it a variance of 81 * 2 / 9; the band has 10 columns."""
+    """A stripe of +9 gives three columns of windows a variance of 81 * 2 / 9; the band has 10 columns."""
     edge = step_edge()
     striped = edge.copy()
     striped[:, edge.shape[1] // 2 + distance] += 9
     assert artifacts.edge_artifacts(edge, striped).ringing == pytest.approx(18 * columns / 10, abs=1e-9)
 
 
-def test_ringing_is_negative_where_texture_was_smoothed_away():
+def test_ringing_counts_only_where_the_reference_is_flat():
+    """Variance under 16 counts and is subtracted (3^2 * 80 / 81); 5^2 * 80 / 81 leaves no pixel."""
     edge = step_edge()
     rows, columns = np.indices(edge.shape)
-    textured = edge + 3 * np.where((rows + columns) % 2, 1, -1)
-    assert artifacts.edge_artifacts(textured, edge).ringing == pytest.approx(-9 * 80 / 81, rel=1e-9)
+    checker = np.where((rows + columns) % 2, 1, -1)
+    assert artifacts.edge_artifacts(edge + 3 * checker, edge).ringing == pytest.approx(-9 * 80 / 81, rel=1e-9)
+    assert math.isnan(artifacts.edge_artifacts(edge + 5 * checker, edge).ringing)
 
 
 # ------------------------------------------------------------------------------- edge cases
@@ -556,7 +574,9 @@ def test_mean_row_leaves_out_infinite_and_undefined_values_and_counts_them():
     ]
     mean = metrics.mean_row(rows)
     assert math.isnan(mean.pop("blur"))
-    assert mean == pytest.approx({"mse": 2, "psnr": 35, "ssim": 0.6, "scales": 4, "images": 3, "identical": 1})
+    assert mean == pytest.approx(
+        {"mse": 2, "psnr": 35, "ssim": 0.6, "scales": 4, "images": 3, "identical": 1}
+    )
 
 
 def test_mean_row_of_only_identical_images_stays_infinite():
@@ -570,7 +590,9 @@ def test_mean_row_of_nothing_counts_nothing():
 
 
 def test_mean_row_averages_numpy_numbers_too():
-    mean = metrics.mean_row([{"scales": np.int64(5), "x": np.float32(1)}, {"scales": np.int64(2), "x": np.float32(2)}])
+    mean = metrics.mean_row(
+        [{"scales": np.int64(5), "x": np.float32(1)}, {"scales": np.int64(2), "x": np.float32(2)}]
+    )
     assert mean == {"scales": 3.5, "x": 1.5, "images": 2, "identical": 0}
 
 

@@ -1,0 +1,126 @@
+"""The committed notebooks have their anatomy, are executed, small, and free of machines."""
+
+import ast
+import json
+import re
+import tomllib
+
+import pytest
+from conftest import ROOT, notebooks
+
+from mcml import config, jobs
+
+
+@pytest.fixture(params=notebooks(), ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def cells(path):
+    return json.loads(path.read_text("utf-8"))["cells"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def code(cells):
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def tags(cell):
+    return cell["metadata"].get("tags", [])
+
+
+def test_there_are_notebooks():
+    assert {path.stem for path in notebooks()} >= {"01_data_preparation", "05_artifact_visualization"}
+
+
+def test_it_opens_with_question_files_time_and_expectation(cells):
+    opening = source(cells[0])
+    assert opening.startswith("# ")
+    for word in ("**Question.**", "**Reads**", "**Writes**", "**Run time**", "**Answers**"):
+        assert word in opening
+    assert "expect" in source(cells[1]) and re.search(r"\d", source(cells[1]))
+
+
+def test_parameters_cell_is_typed_commented_literals(cells):
+    first = code(cells)[0]
+    assert tags(first) == ["parameters"]
+    for line in source(first).splitlines():
+        assert re.fullmatch(r"\w+: (str|int|float|bool) = [^=]+  # [^=]+", line), line
+    for node in ast.parse(source(first)).body:
+        value = ast.literal_eval(node.value)
+        assert type(value).__name__ == node.annotation.id
+
+
+def test_imports_are_tagged_and_then_the_parameters_are_checked(path, cells):
+    second, third = code(cells)[1:3]
+    assert "nbval-ignore-output" in tags(second)
+    assert "results.banner(profile)" in source(second)
+    assert "config.check_parameters(" in source(third)
+    for name in jobs.notebook_parameters(path):
+        assert f"{name}={name}" in source(third), f"{name} is not checked"
+        assert name in config.CHECKS
+
+
+def test_it_ends_with_facts_saving_and_summary(cells):
+    kinds = [tags(cell) for cell in code(cells)]
+    assert ["nbval-check-output"] in kinds
+    assert "output.finish()" in source(code(cells)[-1])
+    last = source(cells[-1])
+    assert last.startswith("## Summary") and "**Limits.**" in last and "**Next.**" in last
+    assert last.count("\n- ") == 3
+
+
+def test_cells_are_short_defined_elsewhere_and_prose_explains(cells):
+    for cell in code(cells)[3:]:
+        assert len(source(cell).splitlines()) <= 24, source(cell)
+        assert not re.search(r"^\s*(def|class) ", source(cell), re.M)
+        assert not source(cell).rstrip().endswith(";")
+    words = sum(len(source(cell).split()) for cell in cells if cell["cell_type"] == "markdown")
+    assert words > 400
+
+
+def test_every_cell_was_executed_in_order_without_error(cells):
+    counts = [cell["execution_count"] for cell in code(cells)]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [output for cell in code(cells) for output in cell["outputs"]]
+    assert outputs
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+
+
+def test_each_figure_is_saved_shown_and_described(cells):
+    text = "\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+    for cell in code(cells):
+        if "figures." in source(cell) and "figure = " in source(cell):
+            assert source(cell).rstrip().endswith("plt.show()")
+            caption = re.search(r"Figure \d\.\d", source(cell))
+            assert caption, "output.figure has no numbered caption"
+    described = set(re.findall(r"^Figure (\d\.\d)", text, re.M))
+    assert len(described) >= 5
+
+
+def test_it_is_small_and_names_no_machine(path):
+    text = path.read_text("utf-8")
+    assert len(text) < 1_000_000
+    assert not re.search("/" + r"(home|root|tmp|work|Users)/", text)
+    assert "0x7f" not in text and "it/s]" not in text
+
+
+@pytest.mark.parametrize("profile", config.profiles())
+def test_profiles_name_only_known_parameters(profile):
+    planned = jobs.plan(profile)
+    assert planned
+    for job in planned:
+        config.check_parameters(**job.parameters)
+        assert job.parameters["profile"] == profile
+
+
+def test_the_quick_profile_is_every_notebook_as_committed():
+    content = tomllib.loads((ROOT / "notebooks" / "profiles" / "quick.toml").read_text("utf-8"))
+    assert list(content) == [path.stem for path in notebooks() if path.stem[:2].isdigit()]
+    for job in jobs.plan("quick"):
+        defaults = {n: p.default for n, p in jobs.notebook_parameters(job.path).items()}
+        assert job.parameters == defaults
