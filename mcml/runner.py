@@ -81,6 +81,7 @@ def run_job(job: Job, folder: Path, fingerprint: str, progress: Progress | None 
                 parameters=dict(job.parameters),
                 engine_name="mcml",
                 kernel_name="python3",
+                language="python",
                 progress_bar=False,
                 cwd=str(job.path.parent),
                 start_timeout=180,
@@ -223,7 +224,7 @@ def _explain(job: Job, error: Any, kept: Path) -> str:
     match = difflib.get_close_matches(str(error.ename), ["UsageError", "DataError"], n=1, cutoff=0.9)
     hint = "mend the value or file that it names" if match else "open the kept notebook to look into it"
     return (
-        f"{job.name}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n"
+        f"{job.name}: cell In [{error.exec_count}] failed with {error.ename}: {error.evalue}\n"
         f"  the cell:\n{source}\n"
         f"  its traceback, last lines:\n"
         + "\n".join("    " + line for line in trace.strip().splitlines()[-12:])

@@ -4,7 +4,6 @@ Run by `make refresh` after a change that is meant to alter them, and read the d
 notebook's text must say what its new figures show.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -22,7 +21,10 @@ def execute(path: Path) -> None:
     """Run a notebook with its defaults from its own folder and store outputs, without times."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--IPKernelApp.log_level=40"],
     )
     client.execute()
     notebook.metadata = {
@@ -31,7 +33,7 @@ def execute(path: Path) -> None:
     }
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+    nbformat.write(notebook, path)
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ ONLY_IN = {
     "typer": {"cli"},
 }
 BARE = {"torch", "numpy", "PIL", "safetensors", "lightning", "lightning_fabric", "mcml"}
-ABSENT = (
-    "scipy skimage sklearn pandas matplotlib seaborn papermill joblib imagehash pooch requests typer rich "
-    "bjontegaard pillow_jxl colour IPython nbformat"
-).split()
+ABSENT = [
+    *("scipy", "skimage", "sklearn", "pandas", "matplotlib", "seaborn", "papermill", "joblib", "imagehash"),
+    *("pooch", "requests", "typer", "rich", "bjontegaard", "pillow_jxl", "colour", "IPython", "nbformat"),
+]
 TRAINING = ("patches", "images", "results", "config")
 
 

@@ -1,0 +1,79 @@
+"""The README's commands exist, its links lead somewhere, its figure and table are the project's."""
+
+import io
+import re
+import shlex
+
+import numpy as np
+import pytest
+from conftest import ROOT, notebooks
+from PIL import Image
+from typer.testing import CliRunner
+
+from mcml import artifacts, codec, config, data, figures, jobs, metrics
+from mcml.cli import app
+
+README = (ROOT / "README.md").read_text("utf-8")
+SHELL = (
+    "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S))
+    + "\n"
+    + "\n".join(re.findall(r"`([^`]+)`", README))
+)
+
+
+def test_links_and_pictures_exist():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(targets) >= 6
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z-]+)", SHELL))))
+def test_make_targets_exist(target):
+    assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text("utf-8"), re.M)
+
+
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"(?<=\.venv/bin/)mcml [^`#\n]+", SHELL))))
+def test_commands_and_options_exist(line):
+    words = shlex.split(line)
+    shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    for option in (word for word in words if word.startswith("-")):
+        assert option in shown.output, option
+
+
+def test_parameters_in_commands_are_the_notebooks():
+    every = {name for path in notebooks() for name in jobs.notebook_parameters(path)}
+    named = re.findall(r"-p (\w+)[ =]", README)
+    assert named and set(named) <= every
+
+
+def test_every_metric_codec_profile_and_notebook_is_named():
+    for column in set(metrics.COLUMNS):
+        assert f"`{column}`" in README, column
+    for name in codec.names():
+        assert f"`{name}`" in README, name
+    for name in config.profiles():
+        assert f"`{name}`" in README, name
+    for path in notebooks():
+        assert f"(notebooks/{path.name})" in README
+
+
+def test_the_figure_is_what_the_code_draws():
+    shown = np.asarray(Image.open(ROOT / "docs" / "figures" / "artefacts.png").convert("RGB")).astype(int)
+    names = config.parse_names(jobs.notebook_parameters(notebooks()[1])["codecs"].default)
+    original = data.image_set("embedded").read("china")
+    decodes = {}
+    for name in names:
+        coder = codec.get_codec(name)
+        decodes[name] = coder.decode(codec.encode_at_bpp(coder, original, 0.16).data)
+    maps = [artifacts.artifact_maps(original, decode) for decode in decodes.values()]
+    boxes = artifacts.worst_boxes({kind: sum(m[kind] for m in maps) for kind in maps[0]}, 72)
+    figures.use_style()
+    figure = figures.zooms(original, decodes, boxes, "'china' at 0.16 bpp, enlarged")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, bbox_inches="tight")
+    figures.plt.close(figure)
+    drawn = np.asarray(Image.open(buffer).convert("RGB")).astype(int)
+    assert drawn.shape == shown.shape
+    assert np.abs(drawn - shown).mean() < 1  # levels; other CPUs may round a decoder's pixel differently
