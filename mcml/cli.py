@@ -224,6 +224,8 @@ def reproduce(
         def show(name: str, done: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(f"{name}, cells", total=total)
+                if not bar.console.is_terminal:
+                    say(f"{name}: running {total} cells")
             bar.update(tasks[name], completed=done)
 
         def say(line: str) -> None:

@@ -171,7 +171,7 @@ def provenance() -> dict[str, Any]:
     return {
         "command": " ".join(Path(sys.argv[0]).name if i == 0 else a for i, a in enumerate(sys.argv[:4])),
         "commit": _git("rev-parse", "HEAD") or "unknown",
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": bool(_git("status", "--porcelain", "--", "mcml", "notebooks", "data", "requirements.lock")),
         "versions": versions,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "machine": f"{platform.system()} {platform.machine()}",

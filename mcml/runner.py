@@ -203,6 +203,8 @@ def _register_engine(name: str, progress: Progress | None) -> None:
                     progress(name, cell_index + 1, total)
 
             nb_man.cell_complete = cell_complete
+            if progress:
+                progress(name, 0, total)
             return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 
     papermill_engines.register("mcml", ProgressEngine)

@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 SHELL = (
     "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S))
     + "\n"
-    + "\n".join(re.findall(r"`([^`]+)`", README))
+    + "\n".join(re.findall(r"`([^`\n]+)`", README.replace("```", "")))
 )
 
 

@@ -5,10 +5,8 @@ import re
 import shutil
 import subprocess
 
-import matplotlib
 import pytest
-
-matplotlib.use("Agg")
+from matplotlib.figure import Figure
 
 from mcml import report, results
 from mcml.config import DataError
@@ -23,7 +21,7 @@ def folder(tmp_path, monkeypatch):
     output = results.Output("01_first", "small", {"profile": "small"}, data_hash="abc", seed=7)
     output.table("short", [{"codec": "a<b", "psnr": 31.456, "images": 3}], "A <short> table.")
     output.table("long", [{"n": n, "psnr": float("inf")} for n in range(60)], "A long table.")
-    figure = matplotlib.figure.Figure(figsize=(3, 2))
+    figure = Figure(figsize=(3, 2))
     figure.subplots().plot([0, 1], [1, 0])
     output.figure("line", figure, "Figure 1.1: a line.", [{"x": 0, "y": 1}, {"x": 1, "y": 0}])
     output.finish()
@@ -63,7 +61,13 @@ def test_a_browser_shows_pictures_and_columns_without_overflow(folder, tmp_path)
       rows: document.querySelectorAll("tbody tr").length }); });</script>"""
     probed = folder / "probed.html"
     probed.write_text(page.read_text("utf-8").replace("</body>", probe + "</body>"))
-    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run".split()
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+    ]
     command = [BROWSER, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=900,900"]
     command += ["--virtual-time-budget=3000", "--dump-dom", probed.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
