@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -165,14 +166,18 @@ def evaluate(
     for name in names:
         get_codec(name)
     targets = None if bpp is None else parse_bpp_list(bpp)
-    if csv.exists() and not overwrite:
-        raise UsageError(f"{csv} exists: give --overwrite to replace it")
     if csv.is_dir():
         raise UsageError(f"{csv} is a folder: --csv takes a file")
+    record_file = csv.with_name(csv.name + ".run.json")
+    for path in (csv, record_file):
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists: give --overwrite to replace it")
     found = image_set(folder)
 
     from mcml import evaluation, results
 
+    results.check_writable(csv)  # now, not after an hour of encoding
+    began = time.perf_counter()
     with _progress() as bar:
         task = bar.add_task("encode, decode, measure", total=None)
         table = evaluation.evaluate(
@@ -184,9 +189,10 @@ def evaluate(
         "parameters": {"folder": found.name, "codecs": names, "target_bpp": targets},
         "images": len(found.paths),
         "data_hash": found.digest,
+        "seconds": round(time.perf_counter() - began, 1),
         **results.provenance(),
     }
-    results.atomic_write(csv.with_suffix(".run.json"), json.dumps(record, indent=2) + "\n")
+    results.atomic_write(record_file, json.dumps(record, indent=2) + "\n")
     _print_table(results.as_rows(evaluation.mean_table(table)))
     for sentence in evaluation.misses(table):
         print(f"note: {sentence}", file=sys.stderr)
@@ -270,7 +276,9 @@ def data() -> None:
                     "here, hash as registered" if is_registered(found) else "here, differs from the registry"
                 )
             except DataError as error:
-                state = "damaged" if "differs" in str(error) else state
+                if "not found" not in str(error):
+                    state = "damaged or incomplete"
+                    print(f"note: {error}", file=sys.stderr)
         else:
             state = "downloaded on first use, or set MCML_DATA"
         rows.append(
@@ -293,10 +301,11 @@ def _has_kodak() -> bool:
 
 def main() -> None:
     """Run the command line: exit code 2 for a mistake in usage, 1 for one in the data."""
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]  # may stand anywhere
     try:
-        app()
+        app(arguments)
     except McmlError as error:
-        if "--debug" in sys.argv:
+        if len(arguments) < len(sys.argv) - 1:
             raise
         print(f"mcml: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ from mcml import metrics
 from mcml.color import chroma_420, rgb_to_lab, rgb_to_ycbcr
 
 STREAMS = ("Y", "Cb", "Cr")
+ROUNDING = 1e-9  # squared levels: variance below this is floating-point noise
 Images = Mapping[str, np.ndarray]  # (H, W, 3) uint8 by name
 
 
@@ -39,11 +40,15 @@ def stream_statistics(images: Images) -> pd.DataFrame:
 
 
 def energy_shares(images: Images) -> pd.DataFrame:
-    """Share of each stream in the variance of Y, Cb and Cr about their means, by image."""
+    """Share of each stream in the variance of Y, Cb and Cr about their means, by image.
+
+    All shares of a flat picture are 0: it has no energy to share.
+    """
     rows = []
     for name, image in images.items():
         variance = rgb_to_ycbcr(image).reshape(-1, 3).var(axis=0)
-        total = max(float(variance.sum()), np.finfo(float).tiny)
+        variance[variance < ROUNDING] = 0
+        total = max(float(variance.sum()), ROUNDING)
         rows.append({"image": name} | {s: float(v) / total for s, v in zip(STREAMS, variance, strict=True)})
     return pd.DataFrame(rows).set_index("image")
 

@@ -124,12 +124,12 @@ def parse_bpp_list(text: str) -> list[float]:
     """Turn ``"0.15,0.3"`` into ``[0.15, 0.3]`` (bits per pixel, each in (0, 24])."""
     if not _all_positive(text):
         raise UsageError(f"bpp list '{text}': expected rates above 0, at most 24, as in 0.15,0.3")
-    return [float(part) for part in _split_names(text)]
+    return list(dict.fromkeys(float(part) for part in _split_names(text)))
 
 
 def parse_names(text: str) -> list[str]:
-    """Turn ``"jpeg420, webp"`` into ``["jpeg420", "webp"]``."""
-    return _split_names(text)
+    """Turn ``"jpeg420, webp"`` into ``["jpeg420", "webp"]``, each name once."""
+    return list(dict.fromkeys(_split_names(text)))
 
 
 # ------------------------------------------------------------------------------ profiles

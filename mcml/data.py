@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,13 @@ class ImageSet:
     Attributes:
         name: registered name, or the folder's name.
         paths: files in a fixed order; an image's name in tables is its file's stem.
+        entry: the set's name in the registry; empty for a user's own folder, whatever its name.
         title, licence, source: for people; "not stated" for a user's own folder.
     """
 
     name: str
     paths: tuple[Path, ...]
+    entry: str = ""
     title: str = "images of a folder"
     licence: str = "not stated"
     source: str = "a folder of the user's"
@@ -73,21 +76,26 @@ def image_set(dataset: str, max_images: int = 0) -> ImageSet:
         max_images: keep only the first so many; 0 keeps all.
 
     Raises:
-        UsageError: if the name is neither registered nor a folder.
+        UsageError: if the name is neither registered nor a folder, or `max_images` negative.
         DataError: if the data are missing or differ from what the registry says.
     """
+    if max_images < 0:
+        raise UsageError(f"max_images {max_images}: expected a whole number from 0")
     if dataset not in registry():
         folder = Path(dataset).expanduser()
-        if not folder.is_dir():
+        if not dataset or not folder.is_dir():
             if os.sep in dataset:
                 raise DataError(f"{dataset}: no such folder of images")
-            choose("data set", dataset, registry())
+            try:
+                choose("data set", dataset, registry())
+            except UsageError as error:
+                raise UsageError(f"{error}, or a folder of images") from None
         found = ImageSet(name=folder.resolve().name, paths=tuple(list_images(folder)))
     else:
         entry = registry()[dataset]
         paths = {"embedded": _embedded, "kodak": _kodak}.get(dataset, lambda: _under_mcml_data(dataset))()
         about = {key: entry[key] for key in ("title", "licence", "source")}
-        found = ImageSet(name=dataset, paths=tuple(paths), **about)
+        found = ImageSet(name=dataset, entry=dataset, paths=tuple(paths), **about)
     if not max_images:
         return found
     return ImageSet(**{**vars(found), "paths": found.paths[:max_images]})
@@ -95,7 +103,7 @@ def image_set(dataset: str, max_images: int = 0) -> ImageSet:
 
 def describe(found: ImageSet) -> list[dict[str, Any]]:
     """Return a row an image: name, size, megapixels, kind of file, licence, start of its SHA-256."""
-    entries = {Path(file["path"]).name: file for file in registry().get(found.name, {}).get("files", ())}
+    entries = {Path(file["path"]).name: file for file in registry().get(found.entry, {}).get("files", ())}
     rows = []
     for path in found.paths:
         height, width = read_image(path).shape[:2]
@@ -115,9 +123,9 @@ def describe(found: ImageSet) -> list[dict[str, Any]]:
 
 def is_registered(found: ImageSet) -> bool:
     """Say whether a whole set has the digest that the registry holds for its name."""
-    entry = registry().get(found.name, {})
+    entry = registry().get(found.entry, {})
     if "files" in entry:
-        return True  # each file was verified when the set was found
+        return len(found.paths) == len(entry["files"])  # each was verified when the set was found
     return entry.get("digest") == found.digest
 
 
@@ -167,8 +175,9 @@ def _kodak() -> list[Path]:
         retry_if_failed=2,
     )
     pooch.get_logger().setLevel("WARNING")
+    bar = sys.stderr.isatty()
     try:
-        return [Path(fetcher.fetch(file["path"])) for file in files]
+        return [Path(fetcher.fetch(file["path"], progressbar=bar)) for file in files]
     except (OSError, ValueError, requests.RequestException) as error:
         raise DataError(
             f"data set 'kodak' is not under MCML_DATA and cannot be downloaded from {fetcher.base_url} "
@@ -193,8 +202,9 @@ def perceptual_hashes(paths: Sequence[Path]) -> np.ndarray:
 
 def near_duplicates(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return which pairs look alike, mirrored copies included: (n, 2, 64), (m, 2, 64) to (n, m)."""
-    distance = np.count_nonzero(hashes[:, None, :1] != others[None], axis=-1)  # (n, m, 2)
-    return distance.min(axis=-1) <= NEAR_DUPLICATE
+    views = ((0, 0), (0, 1), (1, 0))  # as they are, and either one mirrored: the same both ways round
+    distances = [np.count_nonzero(hashes[:, None, i] != others[None, :, j], axis=-1) for i, j in views]
+    return np.min(distances, axis=0) <= NEAR_DUPLICATE
 
 
 def check_disjoint(sets: Mapping[str, Sequence[Path]]) -> int:
@@ -243,6 +253,8 @@ def split_images(
     """
     if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise UsageError(f"shares valid={valid}, test={test}: expected at least 0 each and below 1 together")
+    if not paths:
+        raise DataError("no images to split")
     hashes = perceptual_hashes(paths)
     group = np.arange(len(paths))  # label of each image's group: its smallest member
     for a, b in np.argwhere(near_duplicates(hashes, hashes)):
@@ -252,6 +264,10 @@ def split_images(
     least = 1 if len(groups) >= 3 else 0
     n_valid = max(round(valid * len(groups)), least) if valid else 0
     n_test = max(round(test * len(groups)), least) if test else 0
+    if n_valid + n_test >= len(groups):
+        raise UsageError(
+            f"shares valid={valid}, test={test} of {len(groups)} different pictures leave none for training"
+        )
     parts = {
         "valid": groups[:n_valid],
         "test": groups[n_valid : n_valid + n_test],

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mcml import codec as codecs
 from mcml import metrics
-from mcml.config import DataError, UsageError
+from mcml.config import DataError, UsageError, choose
 from mcml.images import read_image
 
 KEYS = ("image", "codec", "quality", "target_bpp", "bpp", "reached")
@@ -51,12 +51,8 @@ def evaluate(
     for target in target_bpp or ():
         if not target > 0:
             raise UsageError(f"target bpp {target}: expected a number above 0")
-    stems = [path.stem for path in paths]
-    if len(set(stems)) < len(stems):
-        twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-        raise DataError(
-            f"two images are named {', '.join(twice)}: rename one, tables tell images by their stem"
-        )
+    if target_bpp is not None and len(target_bpp) == 0:
+        raise UsageError("no rate to evaluate at: give some, or None for the codecs' own qualities")
     jobs = [(path, name, target_bpp, None) for path in paths for name in codec_names]
     table = _run(jobs, workers, progress)
     _check_reach(table)
@@ -67,6 +63,8 @@ def evaluate_qualities(
     paths: Sequence[Path], codec_name: str, qualities: Sequence[float], *, workers: int = 0
 ) -> pd.DataFrame:
     """Like `evaluate`, with one codec at given qualities."""
+    if len(qualities) == 0:
+        raise UsageError("no quality to evaluate at")
     return _run([(path, codec_name, None, qualities) for path in paths], workers, None)
 
 
@@ -75,6 +73,13 @@ def _run(
 ) -> pd.DataFrame:
     import joblib
 
+    paths = list(dict.fromkeys(job[0] for job in jobs))
+    stems = [path.stem for path in paths]
+    if len(set(stems)) < len(stems):
+        twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+        raise DataError(
+            f"two images are named {', '.join(twice)}: rename one, tables tell images by their stem"
+        )
     pool = joblib.Parallel(n_jobs=workers or -1, return_as="generator")
     rows: list[dict[str, Any]] = []
     with joblib.parallel_config("loky", inner_max_num_threads=1):
@@ -169,10 +174,11 @@ def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
 
     if anchor not in set(means.codec):
         raise UsageError(f"BD-rate anchor '{anchor}' is not in the table")
+    choose("column", column, means.columns)
     sign = -1 if column in LOWER_IS_BETTER else 1
 
     def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
-        points = means[means.codec == name].sort_values("bpp")
+        points = means[(means.codec == name) & np.isfinite(means[column])].sort_values("bpp")
         quality = sign * points[column].to_numpy()
         rising = np.append(True, np.diff(np.maximum.accumulate(quality)) > 0)
         return points.bpp.to_numpy()[rising], quality[rising]
@@ -181,8 +187,10 @@ def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
     rows = []
     for name in means.codec.unique():
         rate, quality = curve(name)
-        low, high = max(quality.min(), quality_a.min()), min(quality.max(), quality_a.max())
-        union = max(quality.max(), quality_a.max()) - min(quality.min(), quality_a.min())
+        low = high = union = 0.0
+        if len(quality) and len(quality_a):
+            low, high = max(quality.min(), quality_a.min()), min(quality.max(), quality_a.max())
+            union = max(quality.max(), quality_a.max()) - min(quality.min(), quality_a.min())
         percent = np.nan
         if high > low and min(len(rate), len(rate_a)) >= 2:
             with warnings.catch_warnings():

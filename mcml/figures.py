@@ -231,7 +231,7 @@ def locate(
     return figure
 
 
-def bias_arrows(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3) -> Figure:
+def bias_scatter(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3) -> Figure:
     """Draw each block's shift of a* and b*, one panel a codec.
 
     Args:
@@ -239,7 +239,7 @@ def bias_arrows(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3)
         unit: radius of the circle of one just-noticeable difference.
     """
     figure, axes = _grid(1, len(shifts), 9.5, 9.5 / len(shifts) + 0.7, title)
-    reach = max(float(np.abs(s).max()) for s in shifts.values()) * 1.05
+    reach = max(unit, *(float(np.abs(s).max()) for s in shifts.values())) * 1.05
     for ax, (name, shift) in zip(axes.flat, shifts.items(), strict=True):
         ax.scatter(shift[:, 0], shift[:, 1], s=7, alpha=0.5, color=codec_style(name)["color"], linewidths=0)
         ax.add_patch(plt.Circle((0, 0), unit, fill=False, color="black", lw=1))

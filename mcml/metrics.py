@@ -30,7 +30,8 @@ JND_DELTA_E76 = 2.3  # one just-noticeable CIE76 difference
 class Metrics:
     """Distortion of a decode against its reference; see the README for definitions.
 
-    Decibels: `psnr`, `y_psnr`, `psnr_b` (inf where nothing differs). Similarities, 1 is
+    Decibels: `psnr`, `y_psnr`, `psnr_b` (inf where nothing differs, the last only if the picture has no
+    8 x 8 steps of its own). Similarities, 1 is
     equal: `ssim`, `ms_ssim`, `cmssim`. Colour differences in CIELAB: `delta_e76`,
     `ciede2000`, `bias_*` (signed, decode minus reference), `bias_block`. `rgb_angle` in
     degrees. `blur` is a ratio of edge widths (1: as sharp as the reference), `ringing`

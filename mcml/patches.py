@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from mcml.config import DataError
-from mcml.images import read_image
+from mcml.images import check_rgb8, read_image
 from mcml.results import atomic_write, sha256
 
 
@@ -30,7 +31,7 @@ class PatchStore:
         """Concatenate (H, W, 3) uint8 images on `device`."""
         if not images:
             raise DataError("no images to take patches from")
-        flat = np.concatenate([image.reshape(-1, 3) for image in images])
+        flat = np.concatenate([check_rgb8(image).reshape(-1, 3) for image in images])
         self._set(torch.from_numpy(flat), [image.shape[:2] for image in images], device)
 
     def _set(self, pixels: torch.Tensor, sizes: Sequence[Sequence[int]], device: str | torch.device) -> None:
@@ -60,14 +61,16 @@ class PatchStore:
         pixel_file, size_file = cache / f"{key}.npy", cache / f"{key}.json"
         if not size_file.exists():  # written last: its presence says that the pixels are whole
             images = [read_image(path) for path in paths]
-            cache.mkdir(parents=True, exist_ok=True)
-            scratch = cache / f".{key}.{hashlib.sha256(str(id(images)).encode()).hexdigest()[:8]}.npy"
+            scratch = cache / f".{key}.{uuid.uuid4().hex[:8]}.npy"
             try:
+                cache.mkdir(parents=True, exist_ok=True)
                 np.save(scratch, np.concatenate([image.reshape(-1, 3) for image in images]))
                 scratch.replace(pixel_file)
             except OSError as error:
-                scratch.unlink(missing_ok=True)
-                raise DataError(f"{cache}: cannot be written ({error.strerror}); free some space") from error
+                if cache.is_dir():
+                    scratch.unlink(missing_ok=True)
+                reason = error.strerror or "no space left"
+                raise DataError(f"{cache}: cannot be written ({reason}); choose another folder") from error
             atomic_write(size_file, json.dumps([image.shape[:2] for image in images]))
         store = cls.__new__(cls)
         store._set(torch.from_numpy(np.load(pixel_file)), json.loads(size_file.read_text()), device)
@@ -84,9 +87,10 @@ class PatchStore:
             columns = (self.widths - size + 1).clamp(min=0)
             ends = (rows * columns).cumsum(0)
             if int(ends[-1]) == 0:
+                best = int(torch.minimum(self.heights, self.widths).argmax())
                 raise DataError(
-                    f"no image is as large as a patch of {size} x {size}: the largest is "
-                    f"{int(self.widths.max())} x {int(self.heights.max())}"
+                    f"no image is as large as a patch of {size} x {size}: the nearest is "
+                    f"{int(self.widths[best])} x {int(self.heights[best])}"
                 )
             device = self.pixels.device
             self._tables[size] = int(ends[-1]), ends.to(device), columns.to(device)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -48,15 +49,31 @@ def atomic_write(path: Path, content: bytes | str) -> None:
             Path(scratch).unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            "free some space or choose another folder (MCML_RESULTS moves all results)"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise `DataError` now if `atomic_write` could not write `path` later."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    reason = error.strerror or error
+    return DataError(f"{path}: cannot be written ({reason}); free some space or choose another place")
 
 
 def sha256(content: bytes | Path) -> str:
     """Return the SHA-256 of bytes or of a file's bytes, in hex."""
-    return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+    if isinstance(content, Path):
+        try:
+            content = content.read_bytes()
+        except OSError as error:
+            raise DataError(f"{content}: cannot be read ({error.strerror})") from error
+    return hashlib.sha256(content).hexdigest()
 
 
 # ----------------------------------------------------------------------------------- tables
@@ -169,7 +186,7 @@ def provenance() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
     return {
-        "command": " ".join(Path(sys.argv[0]).name if i == 0 else a for i, a in enumerate(sys.argv[:4])),
+        "command": os.environ.get("MCML_COMMAND") or _command(),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--", "mcml", "notebooks", "data", "requirements.lock")),
         "versions": versions,
@@ -179,6 +196,13 @@ def provenance() -> dict[str, Any]:
         "threads": torch.get_num_threads() if torch else _omp_threads(),
         "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else [],
     }
+
+
+def _command() -> str:
+    program = Path(sys.argv[0]).name
+    if program.startswith("ipykernel"):
+        return "a Jupyter kernel"
+    return shlex.join(["mcml" if program == "cli.py" else program, *sys.argv[1:]])
 
 
 def _omp_threads() -> int | str:
@@ -261,7 +285,6 @@ class Output:
             self._record
             | provenance()
             | {
-                "command": os.environ.get("MCML_COMMAND") or provenance()["command"],
                 "finished": when,
                 "seconds": round(time.perf_counter() - self._began, 1),
                 "files": dict(sorted(self._files.items())),

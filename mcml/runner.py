@@ -40,7 +40,7 @@ def is_finished(job: Job, folder: Path, fingerprint: str) -> bool:
     try:
         done = json.loads((folder / job.name / "complete.json").read_text("utf-8"))
         intact = all(sha256(folder / job.name / name) == digest for name, digest in done["files"].items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, DataError):
         return False
     return done["fingerprint"] == fingerprint and intact
 

@@ -73,7 +73,7 @@ def test_atomic_write_that_fails_half_way_keeps_the_old_file_and_leaves_no_other
 
 def test_atomic_write_below_a_file_is_refused_and_the_file_kept(tmp_path):
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(DataError, match=r"cannot be written.*MCML_RESULTS"):
+    with pytest.raises(DataError, match=r"cannot be written.*choose another place"):
         results.atomic_write(tmp_path / "file" / "x.csv", "new")
     assert (tmp_path / "file").read_text() == "kept"
     assert names(tmp_path) == ["file"]
