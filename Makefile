@@ -2,8 +2,10 @@
 PYTHON  ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROFILE ?= quick
+# An index or folder of torch's CPU builds, to spare Linux the CUDA libraries: make TORCH_INDEX=...
+TORCH_INDEX ?=
 BIN     := .venv/bin
-READY   := .venv/.ready
+READY   := .venv/.ready-$(shell { cat requirements.lock; sed '/^\[tool.pytest/,$$d' pyproject.toml; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test test-slow lab lint refresh clean
@@ -34,12 +36,14 @@ refresh: $(READY) ## Execute the committed notebooks anew and rewrite golden fil
 clean: ## Remove results and the environment
 	rm -rf .venv results/quick results/cpu data/cache
 
-# Made anew whenever the lock changes or a first set-up was cut off.
-$(READY): requirements.lock pyproject.toml
+# Made anew whenever the lock or the packages that pyproject names change, or a set-up was cut off.
+$(READY):
 	@test -n "$(PYTHON)" || { echo "mcml needs Python 3.11 or newer with venv and pip: install it, or say make PYTHON=/path/to/python3"; exit 1; }
 	@echo "setting up .venv with $(PYTHON): about 2 GB, a minute or a few; log in .venv/setup.log"
 	@$(PYTHON) -m venv --clear .venv
-	@{ $(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock && \
+	@{ { test -z "$(TORCH_INDEX)" || $(BIN)/python -m pip install --disable-pip-version-check \
+	       --find-links "$(TORCH_INDEX)" --extra-index-url "$(TORCH_INDEX)" $$(grep '^torch==' requirements.lock)+cpu ; } && \
+	   $(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock && \
 	   $(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e . ; } \
 	   > .venv/setup.log 2>&1 || { tail -n 15 .venv/setup.log; echo "set-up failed: see .venv/setup.log"; exit 1; }
 	@touch $(READY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -110,7 +111,7 @@ def _by_stem(paths: list[Path]) -> dict[str, Path]:
 
 
 def _to_json(value: Any) -> str:
-    """JSON that every parser takes: an infinite number is 1e999, NaN is null."""
+    """Valid JSON: infinity is 1e999, which Python and JavaScript read as infinite; NaN is null."""
     marker = "\u0000inf"
 
     def plain(item: Any) -> Any:
@@ -197,6 +198,7 @@ def evaluate(
     for sentence in evaluation.misses(table):
         print(f"note: {sentence}", file=sys.stderr)
     print(f"{len(table)} rows in {csv}", file=sys.stderr)
+    evaluation.check_reach(table)
 
 
 def _progress() -> Any:
@@ -245,16 +247,11 @@ def reproduce(
     print(f"report: {os.path.relpath(path)}")
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    import ast
-
+def _assignment(text: str) -> tuple[str, str]:
     name, found, value = text.partition("=")
     if not found or not name.isidentifier():
         raise UsageError(f"-p {text}: expected name=value")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value  # a plain word is a string
+    return name, value
 
 
 # ------------------------------------------------------------------------------------ data
@@ -299,8 +296,19 @@ def _has_kodak() -> bool:
     return any((folder / "kodak").is_dir() for folder in data_folders())
 
 
+class InterruptedRunError(McmlError):
+    """Ctrl-C was pressed."""
+
+    exit_code = 130
+
+
+def _interrupted(*_: Any) -> None:
+    raise InterruptedRunError("interrupted; what was finished is kept, the same command goes on from there")
+
+
 def main() -> None:
     """Run the command line: exit code 2 for a mistake in usage, 1 for one in the data."""
+    signal.signal(signal.SIGINT, _interrupted)
     arguments = [word for word in sys.argv[1:] if word != "--debug"]  # may stand anywhere
     try:
         app(arguments)
@@ -312,12 +320,6 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-    except KeyboardInterrupt:
-        print(
-            "mcml: interrupted; what was finished is kept, the same command goes on from there",
-            file=sys.stderr,
-        )
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 from mcml import classical
 from mcml.config import UsageError, choose
 
+SMALLEST_STEP = 1e-3  # of a dial: files hardly change over less
 TOLERANCE = 0.02  # relative distance from the wanted rate that counts as a hit
 
 
@@ -91,20 +92,22 @@ def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int
 
     low, high = 0.0, 1.0
     below = above = None  # log of rate over target at `low` and `high`, once known
+    same_side = 0  # how often the last trials fell on one side: then a plain halving is better
     for _ in range(steps):
         # where a straight line through both ends would hit, kept off the ends themselves
-        share = 0.5 if below is None or above is None else min(max(below / (below - above), 0.1), 0.9)
+        straight = below is not None and above is not None and abs(same_side) < 2
+        share = min(max(below / (below - above), 0.1), 0.9) if straight else 0.5
         middle = low + share * (high - low)
         found = attempt(middle)
         miss = float(np.log(found.bpp / target_bpp))
-        if abs(miss) < TOLERANCE / 20:
+        if abs(miss) < TOLERANCE / 8 or high - low < SMALLEST_STEP:
             break
         if codec.dial.kind == "integer" and abs(codec.dial.at(high) - codec.dial.at(low)) <= 1:
             break
         if miss < 0:
-            low, below = middle, miss
+            low, below, same_side = middle, miss, max(0, same_side) + 1
         else:
-            high, above = middle, miss
+            high, above, same_side = middle, miss, min(0, same_side) - 1
     for end in (low, high):  # neighbours of the last step, or an end of the dial
         attempt(end)
     return min(tried.values(), key=lambda found: abs(np.log(found.bpp / target_bpp)))

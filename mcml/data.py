@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mcml.config import DataError, UsageError, choose, repo_root
-from mcml.images import list_images, read_image
+from mcml.images import check_stems, list_images, read_image
 from mcml.results import sha256
 
 NEAR_DUPLICATE = 10  # bits of 64 by which perceptual hashes of "the same" picture may differ
@@ -96,6 +96,10 @@ def image_set(dataset: str, max_images: int = 0) -> ImageSet:
         paths = {"embedded": _embedded, "kodak": _kodak}.get(dataset, lambda: _under_mcml_data(dataset))()
         about = {key: entry[key] for key in ("title", "licence", "source")}
         found = ImageSet(name=dataset, entry=dataset, paths=tuple(paths), **about)
+    check_stems(found.paths)
+    if "digest" in registry().get(found.entry, {}) and not is_registered(found):
+        # a folder of that name with other pictures in it: the registry does not speak for them
+        found = ImageSet(name=found.name, paths=found.paths)
     if not max_images:
         return found
     return ImageSet(**{**vars(found), "paths": found.paths[:max_images]})

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +17,11 @@ import pandas as pd
 from mcml import codec as codecs
 from mcml import metrics
 from mcml.config import DataError, UsageError, choose
-from mcml.images import read_image
+from mcml.images import check_stems, read_image
 
 KEYS = ("image", "codec", "quality", "target_bpp", "bpp", "reached")
-LOWER_IS_BETTER = frozenset({"mse", "delta_e76", "ciede2000", "rgb_angle"})
+HIGHER_IS_BETTER = frozenset({"psnr", "y_psnr", "ssim", "ms_ssim", "cmssim", "psnr_b"})
+LOWER_IS_BETTER = frozenset({"mse", "delta_e76", "ciede2000", "rgb_angle", "bias_block"})
 
 
 def evaluate(
@@ -43,8 +48,7 @@ def evaluate(
 
     Raises:
         UsageError: for an unknown codec or a rate that is not above 0.
-        DataError: for an unreadable image, two images of one name, or a wanted rate
-            that no codec reaches on any image.
+        DataError: for an unreadable image, or two images of one name.
     """
     for name in codec_names:
         codecs.get_codec(name)
@@ -54,9 +58,7 @@ def evaluate(
     if target_bpp is not None and len(target_bpp) == 0:
         raise UsageError("no rate to evaluate at: give some, or None for the codecs' own qualities")
     jobs = [(path, name, target_bpp, None) for path in paths for name in codec_names]
-    table = _run(jobs, workers, progress)
-    _check_reach(table)
-    return table
+    return _run(jobs, workers, progress)
 
 
 def evaluate_qualities(
@@ -73,21 +75,33 @@ def _run(
 ) -> pd.DataFrame:
     import joblib
 
-    paths = list(dict.fromkeys(job[0] for job in jobs))
-    stems = [path.stem for path in paths]
-    if len(set(stems)) < len(stems):
-        twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-        raise DataError(
-            f"two images are named {', '.join(twice)}: rename one, tables tell images by their stem"
-        )
-    pool = joblib.Parallel(n_jobs=workers or -1, return_as="generator")
+    check_stems(list(dict.fromkeys(job[0] for job in jobs)))
     rows: list[dict[str, Any]] = []
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        for count, result in enumerate(pool(joblib.delayed(evaluate_image)(*job) for job in jobs), start=1):
+        pool = joblib.Parallel(n_jobs=workers or -1, return_as="generator")
+        for count, result in enumerate(pool(joblib.delayed(_worker)(*job) for job in jobs), start=1):
             rows += result
             if progress:
                 progress(count, len(jobs))
     return pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
+
+
+_watching = False
+
+
+def _worker(*job: Any) -> list[dict[str, Any]]:
+    """Run `evaluate_image` in a pool's process, which ends when its parent is killed."""
+    global _watching  # noqa: PLW0603  (one watcher a process)
+    if not _watching and multiprocessing.current_process().name != "MainProcess":
+        _watching = True
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    return evaluate_image(*job)
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def evaluate_image(
@@ -117,7 +131,8 @@ def evaluate_image(
     return rows
 
 
-def _check_reach(table: pd.DataFrame) -> None:
+def check_reach(table: pd.DataFrame) -> None:
+    """Raise `DataError` for a target that every file missed by a factor of 2 or more."""
     for target, rows in table.dropna(subset="target_bpp").groupby("target_bpp"):
         if (rows.bpp > 2 * target).all() or (rows.bpp < target / 2).all():
             nearest = rows.loc[(rows.bpp / target).map(np.log).abs().idxmin()]
@@ -174,7 +189,7 @@ def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
 
     if anchor not in set(means.codec):
         raise UsageError(f"BD-rate anchor '{anchor}' is not in the table")
-    choose("column", column, means.columns)
+    choose("column for BD-rate", column, HIGHER_IS_BETTER | LOWER_IS_BETTER)
     sign = -1 if column in LOWER_IS_BETTER else 1
 
     def curve(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -39,13 +39,13 @@ LABELS = {
 def use_style() -> None:
     """Set fonts, grid and palette for every figure that follows.
 
-    Inside a notebook pictures are stored as JPEG of quality 90 without chroma
+    Inside a notebook pictures are stored as JPEG of quality 85 without chroma
     subsampling: a page of photographs then stays well under 1 MB. Saved figures are PNG.
     """
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 90, "subsampling": 0})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85, "subsampling": 0})
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85)
     plt.rcParams.update(
         {

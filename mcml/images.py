@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ def read_image(path: str | Path) -> np.ndarray:
     the EXIF orientation is followed. What has no single right reading is refused: partly
     transparent pictures, animations, CMYK without a profile, floating-point pixels, and
     colour of 16 bits a channel in PNG, TIFF and PPM (Pillow would cut it to 8 without a word).
+    JPEG 2000, JPEG XL and AVIF files deeper than 8 bits are rounded to 8 by their decoders;
+    a PNG's gamma chunk without a profile is not applied.
 
     Args:
         path: a file in a format that Pillow reads (JPEG XL through its plugin).
@@ -60,7 +63,7 @@ def decode_image(raw: bytes, name: str = "image") -> np.ndarray:
                 if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                     raise DataError(f"{name}: holds {image.n_frames} frames; give a single picture")
                 if _cut_by_pillow(image, raw):
-                    raise DataError(f"{name}: 16 bits per channel with colour or alpha: save it with 8 bits")
+                    raise DataError(f"{name}: 16 bits per channel, or an odd depth: save it with 8 bits")
                 image.load()
                 return np.array(_to_srgb(image, name))
     except UnidentifiedImageError as error:
@@ -74,8 +77,11 @@ def _cut_by_pillow(image: Image.Image, raw: bytes) -> bool:
     """Say whether Pillow would silently keep only the upper 8 bits of each sample."""
     if image.format == "PNG":  # IHDR: bit depth, then colour type; grey alone keeps 16 bits
         return raw[24] == 16 and raw[25] != 0
-    if image.format == "TIFF":
-        return image.mode not in ("I;16", "I;16B", "I", "F") and max(image.tag_v2.get(258, (8,))) > 8
+    if image.format == "TIFF":  # bits of each sample, and whether 0 is white
+        depths = set(image.tag_v2.get(258, (8,)))
+        inverted = image.tag_v2.get(262) == 0
+        grey16 = depths == {16} and image.mode.startswith("I;16") and not inverted
+        return not (depths <= {1, 2, 4, 8} or grey16 or image.mode in ("I", "F"))
     if image.format == "PPM":
         header = re.match(rb"P[36](?:\s|#.*\n)+\d+(?:\s|#.*\n)+\d+(?:\s|#.*\n)+(\d+)", raw)
         return header is not None and int(header[1]) > 255
@@ -84,7 +90,8 @@ def _cut_by_pillow(image: Image.Image, raw: bytes) -> bool:
 
 def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     profile = image.info.get("icc_profile")
-    image = _flatten(ImageOps.exif_transpose(image), name)
+    grey16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    image = _flatten(ImageOps.exif_transpose(image), name, grey16)
     if image.mode == "CMYK" and not profile:
         raise DataError(f"{name}: CMYK without an ICC profile has no defined colours; convert it to sRGB")
     if profile:
@@ -92,9 +99,9 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _flatten(image: Image.Image, name: str) -> Image.Image:
+def _flatten(image: Image.Image, name: str, grey16: bool) -> Image.Image:
     """Reduce a mode to one of L, RGB or CMYK with 8 bits, without losing anything visible."""
-    if image.mode.startswith("I;16"):
+    if grey16:
         wide = np.asarray(image, dtype=np.float64)
         if np.any(wide == image.info.get("transparency", -1)):
             raise DataError(f"{name}: has transparent pixels; flatten it on a background first")
@@ -113,8 +120,11 @@ def _flatten(image: Image.Image, name: str) -> Image.Image:
 
 def _apply_profile(image: Image.Image, profile: bytes, name: str) -> Image.Image:
     try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
+            image = image.convert("RGB")  # grey pixels under a colour profile: common, and well defined
         to_srgb = ImageCms.buildTransform(
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            source,
             ImageCms.createProfile("sRGB"),
             image.mode,
             "RGB",
@@ -151,6 +161,16 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(check_rgb8(image)).save(buffer, "PNG")
     atomic_write(Path(path), buffer.getvalue())
+
+
+def check_stems(paths: Sequence[Path]) -> None:
+    """Raise `DataError` if two files have one stem: tables tell images by it."""
+    stems = [path.stem for path in paths]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise DataError(
+            f"two images are named {', '.join(twice)}: rename one, tables tell images by their stem"
+        )
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -10,8 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mcml.config import UsageError, choose, load_profile, repo_root
-from mcml.data import image_set
+from mcml.codec import get_codec
+from mcml.config import (
+    CHECKS,
+    UsageError,
+    check_parameters,
+    choose,
+    load_profile,
+    parse_names,
+    repo_root,
+)
+from mcml.data import image_set, registry
 from mcml.results import sha256
 
 NOT_CODE = ("cli.py", "jobs.py", "runner.py", "report.py")  # what a notebook's numbers cannot depend on
@@ -36,6 +45,13 @@ class Job:
     def name(self) -> str:
         """The notebook's stem, as in ``01_data_preparation``."""
         return self.path.stem
+
+    def check_data(self) -> None:
+        """Find the data set and the sample image now rather than in a kernel."""
+        if "dataset" in self.parameters:
+            found = image_set(self.parameters["dataset"], self.parameters.get("max_images", 0))
+            if self.parameters.get("sample_image"):
+                choose("image", self.parameters["sample_image"], [path.stem for path in found.paths])
 
     def fingerprint(self) -> str:
         """Hash of all that decides the results: notebook, code, lock, parameters, data."""
@@ -96,6 +112,8 @@ def merge_parameters(path: Path, profile: str, *layers: Mapping[str, Any]) -> di
         for name, value in layer.items():
             choose(f"parameter of {path.stem}", name, known)
             default = known[name].default
+            if isinstance(value, str) and not isinstance(default, str):
+                value = _literal(value)
             if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
                 value = float(value)
             if type(value) is not type(default):
@@ -105,6 +123,24 @@ def merge_parameters(path: Path, profile: str, *layers: Mapping[str, Any]) -> di
                 )
             values[name] = value
     return values
+
+
+def _literal(text: str) -> Any:
+    """A command line's text as a Python literal; the text itself if it is none."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _check(values: dict[str, Any]) -> None:
+    """Check values by `config.CHECKS` before any kernel starts; make folders absolute."""
+    check_parameters(**{name: value for name, value in values.items() if name in CHECKS})
+    for codec in parse_names(values.get("codecs", "")):
+        get_codec(codec)
+    dataset = values.get("dataset", "")
+    if dataset and dataset not in registry() and Path(dataset).is_dir():
+        values["dataset"] = str(Path(dataset).resolve())  # kernels run in another folder
 
 
 def plan(
@@ -133,5 +169,6 @@ def plan(
     for name in chosen:
         mine = {k: v for k, v in overrides.items() if k in notebook_parameters(by_name[name])}
         values = merge_parameters(by_name[name], profile, content.get(name, {}), mine)
+        _check(values)
         jobs.append(Job(path=by_name[name], parameters=values))
     return jobs

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mcml import images as images_module
 from mcml.config import DataError
 from mcml.images import check_rgb8, read_image
 from mcml.results import atomic_write, sha256
@@ -57,7 +58,9 @@ class PatchStore:
             raise DataError("no images to take patches from")
         if cache is None:
             return cls([read_image(path) for path in paths], device)
-        key = hashlib.sha256("".join(sha256(path) for path in paths).encode()).hexdigest()[:16]
+        key = hashlib.sha256(
+            "".join(sha256(path) for path in [Path(images_module.__file__), *paths]).encode()
+        ).hexdigest()[:16]
         pixel_file, size_file = cache / f"{key}.npy", cache / f"{key}.json"
         if not size_file.exists():  # written last: its presence says that the pixels are whole
             images = [read_image(path) for path in paths]

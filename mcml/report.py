@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from mcml.results import atomic_write, format_value, provenance
 MAX_ROWS = 40  # longer tables show their first rows and link to the CSV
 
 
-def build_report(folder: Path, names: list[str], seconds: float) -> Path:
+def build_report(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> Path:
     """Write ``report.html`` into a profile's results folder.
 
     Args:
         folder: ``results/<profile>``, holding one folder for each notebook.
-        names: notebook stems, in order.
-        seconds: wall time of the whole run.
+        expected: the profile's parameters by notebook, in order; the page says where a run
+            had others.
 
     Returns:
         The page's path.
@@ -34,8 +35,7 @@ def build_report(folder: Path, names: list[str], seconds: float) -> Path:
     page = Environment(loader=loader, autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True)
     html = page.get_template("report.html").render(
         profile=folder.name,
-        notebooks=[_notebook(folder, name) for name in names],
-        seconds=seconds,
+        notebooks=[_notebook(folder, name, parameters) for name, parameters in expected.items()],
         about=provenance(),
     )
     path = folder / "report.html"
@@ -43,7 +43,7 @@ def build_report(folder: Path, names: list[str], seconds: float) -> Path:
     return path
 
 
-def _notebook(folder: Path, name: str) -> dict[str, Any]:
+def _notebook(folder: Path, name: str, expected: Mapping[str, Any]) -> dict[str, Any]:
     here = folder / name
     if not (here / "run.json").is_file():
         raise DataError(f"{here / 'run.json'}: missing; run `mcml reproduce` again for notebook {name}")
@@ -54,6 +54,7 @@ def _notebook(folder: Path, name: str) -> dict[str, Any]:
         "title": _title(notebook) or name,
         "executed": f"{name}/{name}.ipynb",
         "run": run,
+        "other": {k: v for k, v in run["parameters"].items() if k in expected and expected[k] != v},
         "tables": [_table(here, name, entry) for entry in run["tables"]],
         "figures": [
             {
@@ -77,7 +78,8 @@ def _title(notebook: Path) -> str:
 def _table(here: Path, name: str, entry: dict[str, str]) -> dict[str, Any]:
     with open(here / f"{entry['name']}.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    cells = [[_cell(column, text) for column, text in zip(header, row, strict=True)] for row in rows]
+    text = set(entry["text_columns"])
+    cells = [[_cell(c, value, c in text) for c, value in zip(header, row, strict=True)] for row in rows]
     return {
         **entry,
         "csv": f"{name}/{entry['name']}.csv",
@@ -87,9 +89,8 @@ def _table(here: Path, name: str, entry: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _cell(column: str, text: str) -> dict[str, Any]:
-    try:
-        value: Any = int(text) if text.lstrip("-").isdigit() else float(text)
-    except ValueError:
+def _cell(column: str, text: str, is_text: bool) -> dict[str, Any]:
+    if is_text or text == "" or text in ("True", "False"):
         return {"text": text, "number": False}
+    value = int(text) if text.lstrip("-").isdigit() else float(text)
     return {"text": format_value(column, value), "number": True}

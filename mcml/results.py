@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,23 @@ def check_writable(path: Path) -> None:
 def _unwritable(path: Path, error: OSError) -> DataError:
     reason = error.strerror or error
     return DataError(f"{path}: cannot be written ({reason}); free some space or choose another place")
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Put folder `new` in the place of `old`, which is removed if it is there.
+
+    Raises:
+        DataError: if the folders cannot be moved.
+    """
+    retired = old.with_name(f".{old.name}.retired")
+    try:
+        shutil.rmtree(retired, ignore_errors=True)
+        if old.exists():
+            old.rename(retired)
+        new.rename(old)
+    except OSError as error:
+        raise _unwritable(old, error) from error
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def sha256(content: bytes | Path) -> str:
@@ -186,7 +204,7 @@ def provenance() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
     return {
-        "command": os.environ.get("MCML_COMMAND") or _command(),
+        "command": os.environ.get("MCML_COMMAND") or command_line(),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--", "mcml", "notebooks", "data", "requirements.lock")),
         "versions": versions,
@@ -198,7 +216,8 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _command() -> str:
+def command_line() -> str:
+    """Return the command that started this process, without its folder."""
     program = Path(sys.argv[0]).name
     if program.startswith("ipykernel"):
         return "a Jupyter kernel"
@@ -222,7 +241,8 @@ class Output:
 
     Files go to ``results/<profile>/<notebook>/``. Every table becomes ``.csv`` (full
     precision), ``.md`` and ``.tex`` (rounded); every figure a ``.png`` with the ``.csv`` it
-    was drawn from. `finish` writes ``run.json`` last, so its presence means completeness.
+    was drawn from. Until `finish` all of it lies in a hidden folder beside, so that results
+    are there whole or not at all.
     """
 
     def __init__(
@@ -246,20 +266,13 @@ class Output:
         }
         self._files: dict[str, str] = {}
         self._began = time.perf_counter()
-        self._forget_earlier_run()
-
-    def _forget_earlier_run(self) -> None:
-        """Remove what an earlier run left here, so that `run.json` never vouches for a mixture."""
-        for name in ("complete.json", "run.json"):
-            (self.folder / name).unlink(missing_ok=True)
-        for path in self.folder.glob("*"):
-            if path.suffix in (".csv", ".md", ".tex", ".png"):
-                path.unlink()
+        self._scratch = self.folder.with_name(f".{notebook}.partial")
+        shutil.rmtree(self._scratch, ignore_errors=True)  # left by a run that was cut off
 
     def _write(self, name: str, content: bytes | str) -> None:
         if name in self._files:
             raise ValueError(f"{name} was saved before: give every table and figure a name of its own")
-        atomic_write(self.folder / name, content)
+        atomic_write(self._scratch / name, content)
         self._files[name] = sha256(content.encode() if isinstance(content, str) else content)
 
     def table(self, name: str, rows: Any, caption: str) -> None:
@@ -268,7 +281,8 @@ class Output:
         self._write(f"{name}.csv", to_csv(rows))
         self._write(f"{name}.md", to_markdown(rows))
         self._write(f"{name}.tex", to_latex(rows, caption))
-        self._record["tables"].append({"name": name, "caption": caption})
+        text = [c for c in columns_of(rows) if any(isinstance(_plain(row.get(c)), str) for row in rows)]
+        self._record["tables"].append({"name": name, "caption": caption, "text_columns": text})
 
     def figure(self, name: str, figure: Any, caption: str, data: Any) -> None:
         """Save a matplotlib figure as ``name.png`` and what it shows as ``name.csv``."""
@@ -279,7 +293,7 @@ class Output:
         self._record["figures"].append({"name": name, "caption": caption})
 
     def finish(self) -> Path:
-        """Write ``run.json`` and return the folder."""
+        """Write ``run.json``, put the whole folder in place of an earlier one, and return it."""
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record = (
             self._record
@@ -291,4 +305,5 @@ class Output:
             }
         )
         self._write("run.json", json.dumps(record, indent=2) + "\n")
+        replace_folder(self._scratch, self.folder)
         return self.folder

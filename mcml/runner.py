@@ -7,23 +7,22 @@ was made from. Killed at any moment, a run leaves whole results or none.
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import json
 import os
 import re
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from mcml.config import DataError, McmlError, results_root
+from mcml.config import DataError, McmlError, UsageError, results_root
+from mcml.data import data_folders
 from mcml.jobs import Job, notebooks, plan
-from mcml.results import atomic_write, sha256
+from mcml.results import atomic_write, command_line, replace_folder, sha256
 
 Progress = Callable[[str, int, int], None]  # notebook, cells done, cells in all
 
@@ -53,28 +52,16 @@ def run_job(job: Job, folder: Path, fingerprint: str, progress: Progress | None 
             ``<folder>/.failed/`` for reading.
     """
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from papermill.exceptions import PapermillExecutionError
 
     scratch = folder / ".scratch" / uuid.uuid4().hex[:12]
-    profile = folder.name
-    executed = scratch / profile / job.name / f"{job.name}.ipynb"
-    try:
-        executed.parent.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(f"{folder}: results cannot be written there ({error.strerror})") from error
-    environment = {
-        "MCML_RESULTS": str(scratch),
-        "MCML_COMMAND": " ".join(["mcml reproduce", *sys.argv[2:]]),
-        "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one of the user's folder
-    }
-    if "MCML_DATA" in os.environ:
-        from mcml.data import data_folders
-
-        environment["MCML_DATA"] = os.pathsep.join(str(p.resolve()) for p in data_folders())
+    executed, results = scratch / f"{job.name}.ipynb", scratch / folder.name / job.name
     began = time.perf_counter()
-    _register_engine(job.name, progress)
     try:
-        with _environment(environment):
+        scratch.mkdir(parents=True)
+        _register_engine(job.name, progress)
+        with _environment(_kernel_environment(scratch)):
             papermill.execute_notebook(
                 str(job.path),
                 str(executed),
@@ -87,33 +74,52 @@ def run_job(job: Job, folder: Path, fingerprint: str, progress: Progress | None 
                 start_timeout=180,
                 extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about local TCP
             )
-        (executed.parent / "run.json").stat()
-    except PapermillExecutionError as error:
-        kept = folder / ".failed" / executed.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(executed, kept)
-        raise NotebookError(_explain(job, error, kept)) from error
-    except FileNotFoundError as error:
-        raise NotebookError(
-            f"{job.name} ended without saving its results (Output.finish was not called)"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{folder}: results cannot be written there ({error.strerror or error})") from error
-    else:
+        if not (results / "run.json").is_file():
+            raise NotebookError(f"{job.name} ended without saving its results (Output.finish was not called)")
         _strip_machine(executed)
-        files = {p.name: sha256(p) for p in sorted(executed.parent.iterdir())}
+        executed.rename(results / executed.name)
+        files = {p.name: sha256(p) for p in sorted(results.iterdir())}
         record = {
             "fingerprint": fingerprint,
             "seconds": round(time.perf_counter() - began, 1),
             "files": files,
         }
-        atomic_write(executed.parent / "complete.json", json.dumps(record, indent=2) + "\n")
-        final = folder / job.name
-        if final.exists():
-            final.rename(scratch / "replaced")
-        executed.parent.rename(final)
+        atomic_write(results / "complete.json", json.dumps(record, indent=2) + "\n")
+        replace_folder(results, folder / job.name)
+        (folder / ".failed" / executed.name).unlink(missing_ok=True)
+    except PapermillExecutionError as error:
+        _raise_cell_error(job, error, _keep(executed, folder))
+    except McmlError:
+        raise
+    except OSError as error:
+        raise DataError(f"{folder}: results cannot be written there ({error.strerror or error})") from error
+    except (RuntimeError, TimeoutError, NoSuchKernel) as error:  # nbclient's dead kernel and timeouts
+        raise NotebookError(
+            f"{job.name}: its kernel did not start, or died ({type(error).__name__}), most often for want of "
+            f"memory; as far as it ran, the notebook is kept in {_keep(executed, folder)}"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _kernel_environment(scratch: Path) -> dict[str, str]:
+    environment = {
+        "MCML_RESULTS": str(scratch),
+        "MCML_COMMAND": command_line(),
+        "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one of the user's folder
+    }
+    if "MCML_DATA" in os.environ:
+        environment["MCML_DATA"] = os.pathsep.join(str(p.resolve()) for p in data_folders())
+    return environment
+
+
+def _keep(executed: Path, folder: Path) -> Path:
+    """Copy a partly executed notebook to where a person can open it."""
+    kept = folder / ".failed" / executed.name
+    if executed.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(executed, kept)
+    return kept
 
 
 def reproduce(
@@ -141,11 +147,12 @@ def reproduce(
     """
     from mcml.report import build_report
 
-    began = time.perf_counter()
     jobs = plan(profile, only, overrides)
     folder = results_root() / profile
     with _lock(folder, say):
         shutil.rmtree(folder / ".scratch", ignore_errors=True)  # left by a run that was killed
+        for job in jobs:
+            job.check_data()
         for job in jobs:
             fingerprint = job.fingerprint()
             if not force and is_finished(job, folder, fingerprint):
@@ -154,8 +161,9 @@ def reproduce(
             start = time.perf_counter()
             run_job(job, folder, fingerprint, progress)
             say(f"{job.name}: done in {time.perf_counter() - start:.0f} s")
+        usual = {job.name: job.parameters for job in plan(profile)}
         have = [p.stem for p in notebooks() if (folder / p.stem / "complete.json").is_file()]
-        return build_report(folder, have, time.perf_counter() - began)
+        return build_report(folder, {name: usual.get(name, {}) for name in have})
 
 
 @contextmanager
@@ -220,16 +228,18 @@ def _strip_machine(path: Path) -> None:
     atomic_write(path, json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def _explain(job: Job, error: Any, kept: Path) -> str:
-    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-    source = "\n".join("    " + line for line in error.source.strip().splitlines()[:15])
-    match = difflib.get_close_matches(str(error.ename), ["UsageError", "DataError"], n=1, cutoff=0.9)
-    hint = "mend the value or file that it names" if match else "open the kept notebook to look into it"
-    return (
+def _raise_cell_error(job: Job, error: Any, kept: Path) -> NoReturn:
+    """Turn papermill's error into ours: one sentence for bad input, the cell for anything else."""
+    again = "then run the same command again: finished notebooks are skipped"
+    ours = {"UsageError": UsageError, "DataError": DataError}.get(str(error.ename))
+    if ours is not None:
+        raise ours(f"{job.name}: {error.evalue}; mend that, {again}") from error
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip().splitlines()[-12:]
+    source = error.source.strip().splitlines()[:15]
+    raise NotebookError(
         f"{job.name}: cell In [{error.exec_count}] failed with {error.ename}: {error.evalue}\n"
-        f"  the cell:\n{source}\n"
-        f"  its traceback, last lines:\n"
-        + "\n".join("    " + line for line in trace.strip().splitlines()[-12:])
-        + f"\n  what to do: {hint}; as far as it ran, the notebook is kept in {kept}; "
-        "then run the same command again: finished notebooks are skipped"
-    )
+        + "\n".join(["  the cell:", *("    " + line for line in source)])
+        + "\n"
+        + "\n".join(["  its traceback, last lines:", *("    " + line for line in trace)])
+        + f"\n  what to do: open {kept}, the notebook as far as it ran, to look into it; {again}"
+    ) from error

@@ -3,15 +3,12 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mcml import config, data
-
-ROOT = config.repo_root()
+from mcml import data
 
 
 @pytest.fixture
@@ -46,7 +43,3 @@ def photo_folder(tmp_path, astronaut):
     Image.fromarray(astronaut).save(folder / "one.png")
     Image.fromarray(np.ascontiguousarray(astronaut[::-1, :96])).save(folder / "two.png")
     return folder
-
-
-def notebooks() -> list[Path]:
-    return sorted((ROOT / "notebooks").glob("*.ipynb"))

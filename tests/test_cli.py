@@ -221,7 +221,6 @@ def test_existing_run_json_of_another_table_is_kept_unless_overwrite_is_given(mc
         (["photos", "--codecs", " , "], 2, ["--codecs is empty"]),
         (["photos", "--codecs", "webp", "--bpp", "0.3,x"], 2, ["bpp list '0.3,x': expected rates above 0"]),
         (["photos", "--codecs", "webp", "--bpp", "-1"], 2, ["bpp list '-1': expected rates above 0"]),
-        (["photos", "--codecs", "webp", "--bpp", "0.001"], 1, ["target 0.001 bpp is out of reach"]),
         (["empty", "--codecs", "webp"], 1, ["empty: holds no image"]),
         (["./nowhere", "--codecs", "webp"], 1, ["nowhere: no such folder"]),
         (["kodac", "--codecs", "webp"], 2, ["unknown data set 'kodac': did you mean 'kodak'?"]),
@@ -236,6 +235,15 @@ def test_evaluate_refuses_with_one_sentence_and_writes_nothing(
     before = files_of(tmp_path)
     failed(mcml("evaluate", *arguments, "--csv", "out/t.csv", MCML_DATA=""), code, *words)
     assert files_of(tmp_path) == before
+
+
+def test_rate_out_of_reach_is_an_error_after_the_table_with_the_others_is_written(
+    mcml, photo_folder, tmp_path
+):
+    result = mcml("evaluate", "photos", "--codecs", "webp", "--bpp", "0.5,0.001", "--csv", "t.csv")
+    assert result.returncode == 1
+    assert "target 0.001 bpp is out of reach" in result.stderr.splitlines()[-1]
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 5
 
 
 def test_unreadable_image_among_good_ones_leaves_no_table(mcml, photo_folder, tmp_path):

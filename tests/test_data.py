@@ -230,7 +230,7 @@ def test_first_folder_of_mcml_data_that_holds_the_set_is_taken(tmp_path, monkeyp
     monkeypatch.setenv("MCML_DATA", os.pathsep.join(map(str, reversed(parts))))
     found = data.image_set("train")
     assert found.paths == tuple(early)
-    assert found.licence == data.registry()["train"]["licence"]
+    assert found.licence == "not stated" and found.entry == ""  # the registry does not know these
     assert not data.is_registered(found)
 
 
@@ -477,3 +477,23 @@ def test_split_of_no_images_is_empty_or_refused_with_a_sentence():
     except McmlError:
         return
     assert parts == {"train": [], "valid": [], "test": []}
+
+
+HERE = [folder.resolve() for folder in data.data_folders()]
+
+
+@pytest.mark.skipif(
+    not all(any((f / name).is_dir() for f in HERE) for name in ("kodak", "train", "valid")),
+    reason="no training, validation and Kodak photographs: set MCML_DATA to the folder that holds them",
+)
+def test_no_picture_stands_in_two_of_the_real_sets(monkeypatch):
+    monkeypatch.setenv("MCML_DATA", os.pathsep.join(map(str, HERE)))
+    sets = {name: data.image_set(name).paths for name in ("train", "valid", "kodak", "embedded")}
+    assert data.check_disjoint(sets) > 10_000
+
+
+def test_two_files_of_one_stem_are_refused(tmp_path):
+    for name in ("x.png", "x.webp"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(DataError, match="two images are named x"):
+        data.image_set(str(tmp_path))

@@ -6,7 +6,7 @@ from importlib import metadata
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -42,6 +42,8 @@ def test_the_lock_is_closed_under_dependencies():
     for name in LOCK:
         for text in metadata.requires(name) or []:
             needed = Requirement(text)
+            if needed.name.startswith(("nvidia-", "cuda-", "triton")):
+                continue  # torch's GPU libraries: which ones depends on the build that the platform gets
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 assert canonicalize_name(needed.name) in LOCK, f"{name} needs {needed}"
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pillow_jxl  # noqa: F401  (registers JPEG XL for writing)
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from skimage import data
 
 from mcml.config import DataError
@@ -216,11 +216,26 @@ def animation(kind):
     return saved(frames[0], kind, save_all=True, append_images=frames[1:])
 
 
+def tiff(value, bits, photometric=1):
+    """A TIFF of one grey pixel, written by hand: Pillow writes neither of these kinds."""
+    entries = [(256, 3, 1), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
+    entries += [(277, 3, 1), (278, 3, 1), (279, 4, 2)]
+    pixel = value.to_bytes(2, "little") if bits == 16 else (value << 4).to_bytes(2, "big")
+    directory = struct.pack("<H", len(entries))
+    for tag, kind, number in entries:
+        directory += struct.pack(
+            "<HHIHH" if kind == 3 else "<HHII", tag, kind, 1, number, *([0] if kind == 3 else [])
+        )
+    return b"II*\0" + struct.pack("<I", 10) + pixel + directory + bytes(4)
+
+
 REFUSED = {
     "transparent": (transparent, "has transparent pixels"),
     "16-bit colour": (lambda: png(1, 2, [0xFF00, 2, 3]), "16 bits per channel"),
     "16-bit colour with alpha": (lambda: png(1, 6, [1, 2, 3, 0xFFFF]), "16 bits per channel"),
     "16-bit grey with alpha": (lambda: png(1, 4, [1, 0xFFFF]), "16 bits per channel"),
+    "12-bit grey": (lambda: tiff(4095, bits=12), "an odd depth"),
+    "16-bit grey where 0 is white": (lambda: tiff(65535, bits=16, photometric=0), "an odd depth"),
     "16-bit colour in PPM": (lambda: b"P6 1 1 65535\n" + bytes(6), "16 bits per channel"),
     "16-bit grey with transparency": (lambda: png(1, 0, [7], chunk=b"tRNS\0\x07"), "has transparent pixels"),
     "cmyk": (lambda: saved(Image.fromarray(PHOTO).convert("CMYK"), "JPEG"), "CMYK without an ICC profile"),
@@ -323,3 +338,14 @@ def test_write_png_to_a_place_that_is_no_folder_is_refused_by_name(tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(DataError, match=r"a\.png: cannot be written"):
         write_png(tmp_path / "file" / "a.png", PHOTO)
+
+
+def test_16_bit_pgm_is_read():
+    raw = b"P5 2 1 65535\n" + np.array([0xFF00, 0x80FF], ">u2").tobytes()
+    assert decode_image(raw)[0, :, 0].tolist() == [254, 128]
+
+
+def test_grey_under_a_colour_profile_is_read():
+    grey = np.full((2, 2), 77, np.uint8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert decode_image(saved(grey, icc_profile=profile))[0, 0].tolist() == [77] * 3

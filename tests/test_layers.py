@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 LAYERS = {  # a module may import only from layers below its own
     "config": 0, "color": 0, "artifacts": 1, "results": 1, "images": 2, "metrics": 3,

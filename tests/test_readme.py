@@ -6,7 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
-from conftest import ROOT, notebooks
+from helpers import ROOT, notebooks
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,6 +19,10 @@ SHELL = (
     + "\n"
     + "\n".join(re.findall(r"`([^`\n]+)`", README.replace("```", "")))
 )
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README and "TODO" not in README
 
 
 def test_links_and_pictures_exist():

@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
     """A profile with one notebook's results: two tables and a figure."""
     monkeypatch.setenv("MCML_RESULTS", str(tmp_path))
     output = results.Output("01_first", "small", {"profile": "small"}, data_hash="abc", seed=7)
-    output.table("short", [{"codec": "a<b", "psnr": 31.456, "images": 3}], "A <short> table.")
+    output.table("short", [{"image": "0001", "codec": "a<b", "psnr": 31.456}], "A <short> table.")
     output.table("long", [{"n": n, "psnr": float("inf")} for n in range(60)], "A long table.")
     figure = Figure(figsize=(3, 2))
     figure.subplots().plot([0, 1], [1, 0])
@@ -31,17 +31,25 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_every_table_and_figure_is_there_with_its_provenance(folder):
-    html = report.build_report(folder, ["01_first"], 12.3).read_text("utf-8")
+    html = report.build_report(folder, {"01_first": {"profile": "large"}}).read_text("utf-8")
     assert "1. First &amp; foremost" in html and "a&lt;b" in html and "A &lt;short&gt; table." in html
+    assert "<td>0001</td>" in html  # a name stays a name, whatever it looks like
     assert ">31.46</td>" in html and ">inf</td>" in html
     assert "First rows; 20 more in the file." in html
+    assert "Not the profile&#39;s own parameters" in html or "Not the profile's own parameters" in html
+    assert "profile = small." in html
     assert '"data_hash": "abc"' in html and '"seed": 7' in html
     for target in re.findall(r'href="([^"#]+)"', html):
         assert (folder / target).exists(), target
 
 
+def test_a_profile_s_own_parameters_need_no_warning(folder):
+    html = report.build_report(folder, {"01_first": {"profile": "small"}}).read_text("utf-8")
+    assert "own parameters" not in html
+
+
 def test_it_is_self_contained(folder):
-    html = report.build_report(folder, ["01_first"], 1.0).read_text("utf-8")
+    html = report.build_report(folder, {"01_first": {"profile": "small"}}).read_text("utf-8")
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', html)
     assert "<script" not in html and "@import" not in html
     assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]+)"', html))
@@ -49,12 +57,12 @@ def test_it_is_self_contained(folder):
 
 def test_missing_results_are_one_sentence(folder):
     with pytest.raises(DataError, match=r"02_second.*run\.json: missing; run `mcml reproduce` again"):
-        report.build_report(folder, ["01_first", "02_second"], 1.0)
+        report.build_report(folder, {"01_first": {}, "02_second": {}})
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
 def test_a_browser_shows_pictures_and_columns_without_overflow(folder, tmp_path):
-    page = report.build_report(folder, ["01_first"], 1.0)
+    page = report.build_report(folder, {"01_first": {"profile": "small"}})
     probe = """<script>addEventListener("load", () => { document.title = JSON.stringify({
       pictures: [...document.images].map(i => i.naturalWidth > 100 && i.clientWidth > 100),
       overflow: document.documentElement.scrollWidth > innerWidth,

@@ -232,7 +232,7 @@ def test_run_json_says_what_was_run_and_where(output):
     assert record["parameters"] == {"target_bpp": 0.3}
     assert (record["notebook"], record["profile"]) == ("02_demo", "quick")
     assert (record["data_hash"], record["seed"]) == ("abc", 7)
-    assert record["tables"] == [{"name": "means", "caption": "Means & more"}]
+    assert record["tables"] == [{"name": "means", "caption": "Means & more", "text_columns": ["codec"]}]
     assert record["figures"] == [{"name": "curve", "caption": "A curve"}]
     assert record["versions"]["numpy"] == np.__version__
     assert record["seconds"] >= 0
@@ -246,13 +246,24 @@ def test_run_json_appears_only_when_all_is_written(output):
     assert (out.folder / "run.json").exists()
 
 
-def test_a_second_run_that_stops_half_way_does_not_look_complete(output):
+def test_a_second_run_that_stops_half_way_leaves_the_first_ones_results_whole(output):
     first = output()
     save_all(first)
     first.finish()
+    before = {path.name: path.read_bytes() for path in first.folder.iterdir()}
     second = output()
     second.table("means", [{"codec": "webp", "psnr": 1.0}], "Other means")
-    assert not (second.folder / "run.json").exists()
+    assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == before
+    third = output()
+    third.table("other", [{"codec": "webp"}], "Other")
+    third.finish()
+    assert {path.name for path in first.folder.iterdir()} == {
+        "other.csv",
+        "other.md",
+        "other.tex",
+        "run.json",
+    }
+    assert [path.name for path in first.folder.parent.iterdir()] == [first.folder.name]
 
 
 def test_run_json_names_only_this_runs_files(output):
