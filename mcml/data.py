@@ -63,9 +63,16 @@ def data_folders() -> list[Path]:
 
     A relative one counts from the current folder or, failing that, from the checkout,
     so that a notebook and the command line mean the same folder.
+
+    Raises:
+        DataError: if it is set and none of its folders exists.
     """
-    folders = [Path(part).expanduser() for part in os.environ.get("MCML_DATA", "").split(os.pathsep) if part]
-    return [f if f.is_dir() or f.is_absolute() else repo_root() / f for f in folders]
+    value = os.environ.get("MCML_DATA", "")
+    folders = [Path(part).expanduser() for part in value.split(os.pathsep) if part]
+    folders = [f if f.is_dir() or f.is_absolute() else repo_root() / f for f in folders]
+    if folders and not any(f.is_dir() for f in folders):
+        raise DataError(f"MCML_DATA is '{value}': no such folder")
+    return folders
 
 
 def image_set(dataset: str, max_images: int = 0) -> ImageSet:
@@ -84,6 +91,8 @@ def image_set(dataset: str, max_images: int = 0) -> ImageSet:
     if dataset not in registry():
         folder = Path(dataset).expanduser()
         if not dataset or not folder.is_dir():
+            if folder.is_file():
+                raise DataError(f"{dataset} is a file: give the folder that holds it")
             if os.sep in dataset:
                 raise DataError(f"{dataset}: no such folder of images")
             try:
@@ -167,6 +176,8 @@ def _under_mcml_data(name: str) -> list[Path]:
 def _kodak() -> list[Path]:
     files = registry()["kodak"]["files"]
     for folder in data_folders():
+        if (folder / files[0]["path"]).is_file():
+            raise DataError(f"MCML_DATA names {folder}, which holds the pictures: name the folder above it")
         if (folder / "kodak").is_dir():
             return [_verify(folder / "kodak" / file["path"], file["sha256"]) for file in files]
     import pooch

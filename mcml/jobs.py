@@ -161,7 +161,7 @@ def plan(
     chosen = [name for name in by_name if name in content]
     if only:
         short = {name[:2]: name for name in by_name} | {name: name for name in by_name}
-        chosen = sorted({short[choose("notebook", n.removesuffix(".ipynb"), short)] for n in only})
+        chosen = sorted({short[choose("notebook", n.removesuffix(".ipynb").zfill(2), short)] for n in only})
     every = {p for name in chosen for p in notebook_parameters(by_name[name])}
     for name in overrides:
         choose("parameter", name, every)

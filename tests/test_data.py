@@ -266,6 +266,7 @@ def test_relative_mcml_data_counts_from_here_or_else_from_the_checkout(tmp_path,
 
 def test_home_is_expanded_in_mcml_data(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sets").mkdir()
     monkeypatch.setenv("MCML_DATA", "~/sets")
     assert data.data_folders() == [tmp_path / "sets"]
 
@@ -497,3 +498,20 @@ def test_two_files_of_one_stem_are_refused(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     with pytest.raises(DataError, match="two images are named x"):
         data.image_set(str(tmp_path))
+
+
+def test_mcml_data_that_names_nothing_or_the_pictures_themselves_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MCML_DATA", str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"MCML_DATA is '.*none': no such folder"):
+        data.image_set("kodak")
+    (tmp_path / "kodak").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "kodak" / "kodim01.png")
+    monkeypatch.setenv("MCML_DATA", str(tmp_path / "kodak"))
+    with pytest.raises(DataError, match="name the folder above it"):
+        data.image_set("kodak")
+
+
+def test_a_file_in_place_of_a_folder_is_said(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"x\.png is a file: give the folder that holds it"):
+        data.image_set(str(tmp_path / "x.png"))

@@ -1,6 +1,8 @@
 """One truth for the environment: the lock, pyproject, environment.yml and what is installed."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 
@@ -88,3 +90,13 @@ def test_nothing_in_the_repository_names_a_machine_or_a_registry():
             ".cff",
         ):
             assert not bad.search(path.read_text("utf-8")), relative
+
+
+def test_a_clone_of_the_package_s_own_name_does_not_hide_it(tmp_path):
+    (tmp_path / "mcml" / "results").mkdir(parents=True)  # as seen from the folder above a clone
+    code = "from mcml import metrics, results; print(results.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(ROOT / "mcml" / "results.py")

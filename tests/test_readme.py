@@ -81,3 +81,10 @@ def test_the_figure_is_what_the_code_draws():
     drawn = np.asarray(Image.open(buffer).convert("RGB")).astype(int)
     assert drawn.shape == shown.shape
     assert np.abs(drawn - shown).mean() < 1  # levels; other CPUs may round a decoder's pixel differently
+
+
+def test_the_python_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    exec(compile(example, "README.md", "exec"), {})
+    bpp, ciede2000 = map(float, capsys.readouterr().out.split())
+    assert abs(bpp / 0.3 - 1) < 0.02 and 0 < ciede2000 < 10

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcml import results
+from mcml import config, results
 from mcml.config import DataError
 
 matplotlib.use("Agg")
@@ -303,3 +303,16 @@ def test_provenance_takes_every_legal_omp_num_threads(monkeypatch, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert results.provenance()["threads"] in ("default", 2, 4, "4,2")
+
+
+RELEASED = sorted((config.repo_root() / "results" / "released").glob("*/run.json"))
+
+
+@pytest.mark.parametrize("record", RELEASED, ids=lambda path: path.parent.name)
+def test_released_tables_are_those_of_a_clean_run(record):
+    run = json.loads(record.read_text("utf-8"))
+    assert run["dirty"] is False and len(run["commit"]) == 40
+    kept = [path for path in record.parent.iterdir() if path.name != "run.json"]
+    assert kept
+    for path in kept:
+        assert run["files"][path.name] == results.sha256(path), path.name
