@@ -1,18 +1,12 @@
-"""Lets `pytest --nbval notebooks` leave the results of real runs alone."""
+"""Lets `pytest --nbval notebooks` leave the results of real runs alone.
 
+At import, not in a fixture: nbval's cells are not test functions and use no fixtures.
+"""
+
+import atexit
 import os
+import shutil
 import tempfile
 
-import pytest
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _results_elsewhere():
-    with tempfile.TemporaryDirectory() as folder:
-        before = os.environ.get("MCML_RESULTS")
-        os.environ["MCML_RESULTS"] = folder  # kernels inherit it
-        yield
-        if before is None:
-            del os.environ["MCML_RESULTS"]
-        else:
-            os.environ["MCML_RESULTS"] = before
+os.environ["MCML_RESULTS"] = tempfile.mkdtemp(prefix="mcml-nbval-")  # kernels inherit it
+atexit.register(shutil.rmtree, os.environ["MCML_RESULTS"], ignore_errors=True)

@@ -326,3 +326,30 @@ def test_the_record_of_a_run_says_how_it_was_made(checkout, tmp_path):
     assert record["seed"] == 3 and record["parameters"] == {"seed": 3, "scale": 1.0}
     keys = {"commit", "dirty", "versions", "device", "threads", "load", "seconds", "data_hash", "files"}
     assert keys <= record.keys()
+
+
+def test_nbval_leaves_the_results_of_real_runs_alone(tmp_path):
+    """As a user would: with a results folder that holds something, from the repository's root."""
+    results = config.repo_root() / "results"
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*")}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--nbval",
+        "--nbval-current-env",
+    ]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MCML_RESULTS", "PYTEST_"))}
+    done = subprocess.run(
+        [*command, "notebooks/01_data_preparation.ipynb"],
+        cwd=config.repo_root(),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*")} == before
