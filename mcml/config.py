@@ -82,7 +82,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "zoom_px": (lambda v: _is_whole(v) and 8 <= v <= 4096, "a whole number of pixels, 8 to 4096"),
     "batch": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
     "workers": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0 (0 means all cores)"),
-    "sample_image": (lambda v: isinstance(v, str), "an image's name, or '' for the first"),
+    "sample_image": (lambda v: isinstance(v, str), "an image's name, or '' for the notebook's choice"),
     "dataset": (lambda v: isinstance(v, str) and v != "", "a data set's name or a folder"),
     "codecs": (
         lambda v: isinstance(v, str) and _split_names(v) != [],
