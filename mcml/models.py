@@ -1,0 +1,363 @@
+"""The variants: luma, independent, fusion (the poster) and rgb, of one or three streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mcml.color import RGB_TO_YCBCR, YCBCR_TO_RGB
+from mcml.config import UsageError, choose
+from mcml.networks import STRIDE, Decoder, Encoder, ImportanceHead
+from mcml.quantization import binarize, channel_groups, importance_levels, masked_bits, nested_mask
+from mcml.rate import BITS_PER_NAT, BitModel, LevelModel, bits_of
+
+VARIANTS = {
+    "luma": "Y alone",
+    "independent": "Y, Cb and Cr, each on its own",
+    "fusion": "Y, Cb and Cr, the colour decoders borrowing luma: the poster",
+    "rgb": "one network on R, G and B together, with the same compression module: [7]'s idea",
+}
+STREAMS = {
+    "luma": ("Y",),
+    "independent": ("Y", "Cb", "Cr"),
+    "fusion": ("Y", "Cb", "Cr"),
+    "rgb": ("RGB",),
+}
+IMPORTANCE = ("adaptive", "uniform", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """One stream's networks and compression module."""
+
+    width: int = 96  # channels of the trunks
+    code_channels: int = 256  # n, bits a position at most
+    levels: int = 32  # L of the importance map; its L - 1 groups share the n bits
+    groups: int = 5  # groups of residual blocks, each with a skip
+    blocks: int = 3  # residual blocks a group
+    stem: str = "patch"  # or "strided", Li et al.'s two convolutions
+    trunk_stride: int = STRIDE  # pixels; 4 makes the trunks four times as costly
+    importance: str = "adaptive"  # "uniform": the dial's level everywhere; "none": all bits, no map
+    keep_first: bool = False  # True: Q + 1 groups open, as in Li et al.'s released model
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        choose("stem", self.stem, ("patch", "strided"))
+        choose("importance", self.importance, IMPORTANCE)
+        for name, low, high in [
+            ("width", 1, 1024), ("code_channels", 1, 1024), ("levels", 2, 256), ("groups", 1, 32),
+            ("blocks", 1, 32),
+        ]:  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise UsageError(f"{name} is {getattr(self, name)}: expected {low} to {high}")
+        if self.trunk_stride not in (4, STRIDE):
+            raise UsageError(f"trunk_stride is {self.trunk_stride}: expected 4 or {STRIDE}")
+        if self.code_channels < self.group_count:
+            raise UsageError(
+                f"code_channels is {self.code_channels}: {self.levels} levels need at least {self.group_count}"
+            )
+
+    @property
+    def group_count(self) -> int:
+        """Return how many groups of bits the levels open."""
+        return self.levels - (0 if self.keep_first else 1)
+
+    def even_groups(self) -> list[int]:
+        """Return group sizes as equal as they can be; the larger ones come last."""
+        count = self.group_count
+        return [(self.code_channels + i) // count for i in range(count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A variant and its streams."""
+
+    variant: str = "fusion"
+    luma: StreamConfig = field(default_factory=StreamConfig)  # also the rgb variant's one stream
+    color: StreamConfig = field(default_factory=lambda: StreamConfig(width=64, code_channels=64, levels=16))
+    fuse: str = "codes"  # or "features": what of luma the fusion network gets
+    dial_low: float = -4.0  # the span of the dial b that the networks are trained for
+    dial_high: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        choose("variant", self.variant, VARIANTS)
+        choose("fusion input", self.fuse, ("codes", "features"))
+        if self.luma.trunk_stride != STRIDE and self.variant == "fusion" and self.fuse == "features":
+            raise UsageError("fuse='features' needs luma trunks at stride 8")
+        if not -20 <= self.dial_low < self.dial_high <= 20:
+            raise UsageError(f"dial from {self.dial_low} to {self.dial_high}: expected -20 <= low < high <= 20")
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Return the stream keys in coding order."""
+        return STREAMS[self.variant]
+
+    def stream(self, key: str) -> StreamConfig:
+        """Return a stream's configuration."""
+        return self.color if key in ("Cb", "Cr") else self.luma
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a file; `from_dict` inverts it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Build from nested plain values; unknown keys raise `UsageError` naming the nearest."""
+        return _build(cls, values, "model")
+
+
+def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    given = {}
+    for name, value in values.items():
+        choose(f"{where} setting", name, known)
+        if isinstance(value, Mapping):
+            value = _build(StreamConfig, value, f"{where}.{name}")
+        given[name] = value
+    return kind(**given)
+
+
+def _check_types(config: Any) -> None:
+    for f in fields(config):
+        value = getattr(config, f.name)
+        expected = {"int": int, "float": (int, float), "str": str, "bool": bool, "StreamConfig": StreamConfig}
+        kind = expected[str(f.type)]
+        if not isinstance(value, kind) or (isinstance(value, bool) and f.type != "bool"):
+            raise UsageError(f"{f.name} is {value!r}: expected {f.type}")
+
+
+class StreamOutput(NamedTuple):
+    """What one stream sends and shows; h = H/8, w = W/8, H and W after padding.
+
+    Attributes:
+        x_hat: (B, C, H, W) reconstruction in the plane's unit, about [0, 1], or None where
+            only the code was asked for. Cropped to the input's size.
+        bits: (B, n, h, w) in {0, 1}.
+        importance: (B, 1, h, w) p in (0, 1).
+        level: (B, h, w) int64, Q in 0..L-1.
+        mask: (B, n, h, w) in {0, 1}.
+        code: (B, n, h, w) masked bits in {-1, 0, +1}.
+        estimated_bits: (B,) of an ideal coder with the stream's own context model.
+    """
+
+    x_hat: Tensor | None
+    bits: Tensor
+    importance: Tensor
+    level: Tensor
+    mask: Tensor
+    code: Tensor
+    estimated_bits: Tensor
+
+
+class ModelOutput(NamedTuple):
+    """Decoded image (B, 3, H, W) RGB in about [0, 1], streams by key, rate (B,) in bits a pixel.
+
+    `x_hat` is None unless every stream was decoded; the `luma` variant gives grey.
+    """
+
+    x_hat: Tensor | None
+    streams: dict[str, StreamOutput]
+    estimated_bpp: Tensor
+
+
+class Stream(nn.Module):
+    """One plane's encoder, compression module, decoder and context models."""
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        channels: int = 1,
+        *,
+        luma_channels: int = 0,
+        luma_is_code: bool = True,
+        context_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        shared: dict[str, Any] = {
+            "groups": config.groups, "blocks": config.blocks, "trunk_stride": config.trunk_stride,
+        }  # fmt: skip
+        self.encoder = Encoder(channels, config.width, config.code_channels, stem=config.stem, **shared)
+        self.importance = ImportanceHead(config.width) if config.importance == "adaptive" else None
+        self.decoder = Decoder(
+            channels, config.width, config.code_channels,
+            luma_channels=luma_channels, luma_is_code=luma_is_code, tail=0 if luma_channels else 1, **shared,
+        )  # fmt: skip
+        self.register_buffer("groups", channel_groups(config.even_groups()))
+        # Coded bits a position with every group open, and their ratio to the first stream's.
+        self.register_buffer("full_bits", torch.tensor(float(config.code_channels)))
+        self.register_buffer("rate_weight", torch.tensor(1.0))
+        self.bit_model = BitModel(self.groups, config.levels, context_channels)
+        self.level_model = LevelModel(config.levels)
+
+    def set_groups(self, sizes: Sequence[int]) -> None:
+        """Give the nested code other group sizes; they must sum to its channels."""
+        if len(sizes) != self.config.group_count or sum(sizes) != self.config.code_channels:
+            raise UsageError(
+                f"{len(sizes)} groups of {sum(sizes)} bits: expected {self.config.group_count} groups "
+                f"of {self.config.code_channels}"
+            )
+        self.groups.copy_(channel_groups(sizes))
+        self.bit_model.set_groups(self.groups)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.bit_model.set_groups(self.groups)  # their masks are not stored
+
+    def encoder_learns(self) -> bool:
+        """Return whether any weight before the binarizer is being trained."""
+        heads = [self.encoder] if self.importance is None else [self.encoder, self.importance]
+        return any(p.requires_grad for head in heads for p in head.parameters())
+
+    def encode(self, plane: Tensor, dial: Tensor) -> tuple[Tensor, Tensor]:
+        """Return bits (B, n, h, w) and importance p (B, 1, h, w).
+
+        Args:
+            plane: (B, C, H, W) in [-0.5, 0.5], sides multiples of 8.
+            dial: (B,) bias on the importance logit.
+        """
+        features, e = self.encoder(plane)
+        flat = torch.zeros(len(plane), 1, *features.shape[-2:], device=plane.device)
+        if self.config.importance == "none":
+            return binarize(e), flat + 1
+        logit = flat if self.importance is None else self.importance(features)
+        return binarize(e), torch.sigmoid(logit + dial.view(-1, 1, 1, 1))
+
+    def mask(self, importance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return levels (B, h, w) and mask (B, n, h, w) of an importance map."""
+        config = self.config
+        level = importance_levels(importance, config.levels).squeeze(1)
+        return level, nested_mask(importance, self.groups, config.levels, keep_first=config.keep_first)
+
+    def estimated_bits(self, bits: Tensor, level: Tensor, mask: Tensor, other: Tensor | None) -> Tensor:
+        """Return the ideal code length (B,) in bits; gradients reach the context models only."""
+        bits, mask = bits.detach(), mask.detach()
+        logits = self.bit_model(masked_bits(bits, mask), level, other)
+        total = bits_of(logits, bits, mask)
+        if self.config.importance == "adaptive":
+            total = total + self.level_model(level).sum(dim=(1, 2)) * BITS_PER_NAT
+        return total
+
+
+class Model(nn.Module):
+    """RGB image -> streams -> RGB image.
+
+    rgb -- YCbCr --+-- Y ---- encoder - binarizer * mask(importance + dial) --+-- decoder ---------- Y^
+                   +-- Cb --- encoder - binarizer * mask -- concatenation <---+-- fusion decoder --- Cb^
+                   +-- Cr --- encoder - binarizer * mask -- concatenation <---+-- fusion decoder --- Cr^
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        luma_bits = config.luma.code_channels
+        self.streams = nn.ModuleDict()
+        for key in config.streams:
+            is_color = key in ("Cb", "Cr")
+            fused = is_color and config.variant == "fusion"
+            luma = (luma_bits if config.fuse == "codes" else config.luma.width) if fused else 0
+            self.streams[key] = Stream(
+                config.stream(key),
+                channels=3 if key == "RGB" else 1,
+                luma_channels=luma,
+                luma_is_code=config.fuse == "codes",
+                context_channels=luma_bits if is_color else 0,
+            )
+        # lambda(p) = scale exp(-decay p), in the loss's units: `threshold_code` measures it.
+        self.register_buffer("rate_slope", torch.tensor([40.0, 3.0]))
+        self.register_buffer("to_ycbcr", torch.tensor(RGB_TO_YCBCR, dtype=torch.float32), persistent=False)
+        self.register_buffer("to_rgb", torch.tensor(YCBCR_TO_RGB, dtype=torch.float32), persistent=False)
+
+    def lmbda(self, dial: Tensor) -> Tensor:
+        """Return the rate's weight that belongs to a dial: (B,) to (B,)."""
+        return self.rate_slope[0] * torch.exp(-self.rate_slope[1] * torch.sigmoid(dial))
+
+    def planes(self, rgb: Tensor) -> dict[str, Tensor]:
+        """Split (B, 3, H, W) RGB in [0, 1] into planes (B, C, H, W) in [-0.5, 0.5] by stream."""
+        if self.config.variant == "rgb":
+            return {"RGB": rgb - 0.5}
+        ycbcr = torch.einsum("kc,bchw->bkhw", self.to_ycbcr.to(rgb.dtype), rgb)
+        return {
+            key: ycbcr[:, i : i + 1] - (0.5 if key == "Y" else 0.0)  # chroma is centred as it is
+            for i, key in enumerate(("Y", "Cb", "Cr"))
+            if key in self.config.streams
+        }
+
+    def join(self, planes: Mapping[str, Tensor]) -> Tensor:
+        """Invert `planes`, unclipped; without colour planes the image is grey."""
+        if "RGB" in planes:
+            return planes["RGB"] + 0.5
+        luma = planes["Y"] + 0.5
+        if "Cb" not in planes:
+            return luma.expand(-1, 3, -1, -1)
+        ycbcr = torch.cat([luma, planes["Cb"], planes["Cr"]], dim=1)
+        return torch.einsum("ck,bkhw->bchw", self.to_rgb.to(luma.dtype), ycbcr)
+
+    def forward(
+        self, rgb: Tensor, dial: Tensor | float, *, decode: Sequence[str] | None = None, estimate: bool = True
+    ) -> ModelOutput:
+        """Encode, quantise and decode.
+
+        Args:
+            rgb: (B, 3, H, W) in [0, 1], any size.
+            dial: b, one number or (B,); larger keeps more bits at each position.
+            decode: stream keys to decode, all by default; the others give codes only.
+            estimate: False leaves `estimated_bits` at zero and saves the context models' work.
+        """
+        padded, size = pad_to_multiple(rgb, STRIDE)
+        dial = torch.as_tensor(dial, dtype=torch.float32, device=rgb.device).expand(len(rgb))
+        decode = self.config.streams if decode is None else decode
+        outputs: dict[str, StreamOutput] = {}
+        for key, plane in self.planes(padded).items():
+            stream = self.streams[key]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and stream.encoder_learns()):
+                bits, importance = stream.encode(plane, dial)
+                level, mask = stream.mask(importance)
+            code = masked_bits(bits, mask)
+            luma = outputs["Y"] if key in ("Cb", "Cr") else None
+            spent = torch.zeros(len(rgb), device=rgb.device)
+            if estimate:
+                spent = stream.estimated_bits(bits, level, mask, None if luma is None else luma.code.detach())
+            x_hat = None
+            if key in decode:
+                x_hat = stream.decoder(code, self.luma_for(stream, luma))[..., : size[0], : size[1]]
+            outputs[key] = StreamOutput(x_hat, bits, importance, level, mask, code, spent)
+        whole = all(output.x_hat is not None for output in outputs.values())
+        image = self.join({key: output.x_hat for key, output in outputs.items()}) if whole else None
+        total = torch.stack([output.estimated_bits for output in outputs.values()]).sum(0)
+        return ModelOutput(image, outputs, total / (size[0] * size[1]))
+
+    def luma_for(self, stream: Stream, luma: StreamOutput | None) -> Tensor | None:
+        """Return what of luma a fusion decoder gets, None for other decoders."""
+        if stream.decoder.luma is None or luma is None:
+            return None
+        if self.config.fuse == "codes":
+            return luma.code
+        return self.streams["Y"].decoder.features(luma.code)
+
+
+def build(config: ModelConfig, seed: int = 0) -> Model:
+    """Return a model with PyTorch's default random weights drawn from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Model(config)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+    """Extend (B, C, H, W) at right and bottom by reflection; return it and the old (H, W).
+
+    Reflection goes back and forth where a side is shorter than the padding, down to 1 x 1.
+    """
+    height, width = x.shape[-2:]
+    for axis, side in ((-2, height), (-1, width)):
+        wanted = -(-side // multiple) * multiple
+        if wanted != side:
+            position = torch.arange(wanted, device=x.device) % max(2 * side - 2, 1)
+            index = torch.where(position < side, position, 2 * side - 2 - position)
+            x = x.index_select(axis, index)
+    return x, (height, width)
