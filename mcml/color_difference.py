@@ -168,8 +168,8 @@ def _hues(a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor) -> tuple[Tensor, Tenso
     other_mean = torch.where(total < turn, total + turn, total - turn) / 2
     wrapped = difference.abs() > half_turn
     difference, mean = torch.where(wrapped, shorter, difference), torch.where(wrapped, other_mean, total / 2)
-    any_grey = grey1 | grey2  # then the difference is 0 and the mean is the other's hue
-    return torch.where(any_grey, 0.0, difference), torch.where(any_grey, total, mean)
+    # With a grey the difference is 0, so that no term is left in which the mean counts.
+    return torch.where(grey1 | grey2, 0.0, difference), mean
 
 
 def _hue(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

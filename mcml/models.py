@@ -80,7 +80,7 @@ class ModelConfig:
     luma: StreamConfig = field(default_factory=StreamConfig)  # also the rgb variant's one stream
     color: StreamConfig = field(default_factory=lambda: StreamConfig(width=64, code_channels=64, levels=16))
     fuse: str = "codes"  # or "features": what of luma the fusion network gets
-    dial_low: float = -4.0  # the span of the dial b that the networks are trained for
+    dial_low: float = -3.0  # the span of the dial b that the networks are trained for
     dial_high: float = 3.0
 
     def __post_init__(self) -> None:

@@ -132,6 +132,26 @@ def test_ciede2000_agrees_with_colour_science_on_random_colours(dtype, tolerance
     np.testing.assert_allclose(got, expected, atol=tolerance)
 
 
+@PRECISIONS
+def test_ciede2000_of_an_exact_grey_has_no_hue_difference(dtype, tolerance):
+    grey, other = random_lab(5000) * (1, 0, 0), random_lab(5000, seed=1)
+    for a, b in ((grey, other), (other, grey), (grey, grey[::-1])):
+        expected = np.hypot(colour.difference.delta_E_CIE2000(a, b), EQUAL)
+        got = ciede2000_lab(torch.tensor(a.copy(), dtype=dtype), torch.tensor(b.copy(), dtype=dtype))
+        np.testing.assert_allclose(got, expected, atol=max(tolerance, 1.1e-5))  # a grey's chroma is 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_does_not_decide_which_way_round_opposite_hues_lie(dtype):
+    """Opposite hues differ by 180 degrees, which is not more than 180: as a little less, not as more."""
+    hue = torch.linspace(0.01, torch.pi - 0.01, 20_000, dtype=dtype)  # the second then lies in pi..2 pi
+    lightness, a, b = torch.full_like(hue, 50), 30 * hue.cos(), 30 * hue.sin()
+    first, nudged = torch.stack((lightness, a, b), 1), hue + torch.pi - 1e-4
+    exact = ciede2000_lab(first, torch.stack((lightness, -a, -b), 1))
+    less = ciede2000_lab(first, torch.stack((lightness, 30 * nudged.cos(), 30 * nudged.sin()), 1))
+    np.testing.assert_allclose(exact, less, atol=0.02)
+
+
 GREYS = [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.04045, 0.04045, 0.04045), (-0.1, -0.1, -0.1)]
 STRONG = [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.2, 0.9, 0.1), (0.0, 1.0, 1.0), (1.3, -0.2, 0.5)]
 
@@ -167,6 +187,12 @@ def test_ciede2000_has_bounded_slopes_on_the_way_to_grey(dtype):
     slopes = torch.autograd.grad(ciede2000_lab(dull, strong).sum(), (dull, strong))
     assert torch.isfinite(slopes[0]).all() and slopes[0].abs().max() < 2000
     assert torch.isfinite(slopes[1]).all() and slopes[1].abs().max() < 5
+    torch.set_flush_denormal(True)  # as a GPU may: chroma^7 is then 0 well before chroma is
+    try:
+        slope = torch.autograd.grad(ciede2000_lab(dull, 0.5 * dull).sum(), dull)[0]
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.isfinite(slope).all()
 
 
 @BOTH
@@ -195,7 +221,7 @@ def test_half_precision_loses_nothing_but_the_inputs_rounding(difference, astron
     [
         (torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 4), r"\(1, 3, 2, 2\) and \(1, 3, 2, 4\)"),
         (torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), r"\(1, 1, 2, 2\).*\(B, 3, H, W\)"),
-        (torch.zeros(3, 2, 2), torch.zeros(3, 2, 2), r"\(3, 2, 2\).*\(B, 3, H, W\)"),
+        (torch.zeros(4, 3, 2), torch.zeros(4, 3, 2), r"\(4, 3, 2\).*\(B, 3, H, W\)"),
         (torch.zeros(1, 3, 2, 2, dtype=torch.uint8),) * 2 + ("torch.uint8.*floating",),
     ],
 )
