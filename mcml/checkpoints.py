@@ -75,10 +75,11 @@ def read(
     now = recipe.to_dict()
     for table in now:
         for name, value in now[table].items():
-            if value != then.get(table, {}).get(name) and name not in ("steps", "minutes"):
+            before = then.get(table, {}).get(name)
+            if value != before and name not in ("steps", "minutes"):
                 raise UsageError(
-                    f"{folder} is of another configuration: {table}.{name} was {then.get(table, {}).get(name)!r}, "
-                    f"now {value!r}; give another --run-dir"
+                    f"{folder} is of another configuration: {table}.{name} was {before!r}, now {value!r}; "
+                    "give another --run-dir"
                 )
     load_into(model, load_tensors(folder, "model"), str(folder))
     load_into(averaged, load_tensors(folder, "averaged"), str(folder))

@@ -1,4 +1,4 @@
-"""The command line: `mcml compare | evaluate | reproduce | data`."""
+"""The command line: `mcml compare | evaluate | reproduce | data`, and a hint at `train | info`."""
 
 from __future__ import annotations
 
@@ -304,6 +304,11 @@ class InterruptedRunError(McmlError):
 
 def _interrupted(*_: Any) -> None:
     raise InterruptedRunError("interrupted; what was finished is kept, the same command goes on from there")
+
+
+# `mcml.__main__` sends these two to `train_cli`, which does without typer; here they are listed.
+app.command("train", help="Train a variant's networks and evaluate them.")(lambda: None)
+app.command("info", help="Print a variant's layout, parameters and MACs per pixel.")(lambda: None)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, H, W) to the same."""
         return x + self.second(torch.relu(self.first(x)))
 
 
@@ -40,6 +41,7 @@ class Trunk(nn.Module):
         self.tail = nn.Sequential(*(ResidualBlock(width) for _ in range(tail)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, H, W) to the same."""
         y = x
         for group in self.groups:
             y = (y + group(y)) / 2
@@ -125,6 +127,7 @@ class Entry(nn.Module):
         self.mix = nn.Conv2d(2 * code_channels, width, 3, padding=1)
 
     def forward(self, code: Tensor) -> Tensor:
+        """Map (B, n, h, w) in {-1, 0, +1} to (B, width, h, w)."""
         return self.mix(torch.relu(self.cells(code)))
 
 

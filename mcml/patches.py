@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from mcml import images as images_module
 from mcml.config import DataError
 from mcml.images import check_rgb8, read_image
 from mcml.results import atomic_write, sha256
+
+SCALES = (1.0, 1.0, 0.75, 0.5)  # of the photographs, drawn once a step
 
 
 class PatchStore:
@@ -139,3 +142,25 @@ class PatchStore:
         corner = self._starts[image] + top * width + left
         index = corner[:, None, None] + down * width[:, None, None] + right  # (B, S, S)
         return self.pixels[index].permute(0, 3, 1, 2).contiguous()
+
+
+def draw_patches(
+    store: PatchStore, batch: int, size: int, device: torch.Generator, host: torch.Generator, augment: bool
+) -> torch.Tensor:
+    """Draw (B, 3, S, S) float32 in [0, 1] on the store's device, without waiting for it.
+
+    Augmented: mirrored, transposed, rescaled by 1, 3/4 or 1/2 (one scale a step), exposed
+    by 0.75 to 1.1 and saturated by 0.6 to 1.3.
+    """
+    if not augment:
+        return store.sample(batch, size, device).float() / 255
+    scale = SCALES[int(torch.randint(len(SCALES), (), generator=host))]
+    larger = 8 * round(size / scale / 8)
+    if not bool(((store.heights >= larger) & (store.widths >= larger)).any()):
+        larger = size
+    x = store.sample(batch, larger, device).float() / 255
+    if larger != size:
+        x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    draw = torch.rand(2, batch, 1, 1, 1, generator=device, device=x.device)
+    grey = x.mean(1, keepdim=True)
+    return ((grey + (0.6 + 0.7 * draw[0]) * (x - grey)) * (0.75 + 0.35 * draw[1])).clamp(0, 1)

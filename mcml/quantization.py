@@ -100,7 +100,9 @@ def nested_mask(p: Tensor, groups: Tensor, levels: int, *, keep_first: bool = Fa
     """
     expected = levels if keep_first else levels - 1
     if int(groups.max()) != expected:
-        raise UsageError(f"{levels} importance levels need {expected} groups of bits, got {int(groups.max())}")
+        raise UsageError(
+            f"{levels} importance levels need {expected} groups of bits, got {int(groups.max())}"
+        )
     steps = (groups - int(keep_first)).to(p.device).view(1, -1, 1, 1)
     return _NestedMask.apply(p, steps, levels)
 

@@ -37,8 +37,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_numbers(self, {
             "steps": (0, 10**9), "minutes": (0, 10**5), "batch": (1, 65536), "patch_px": (8, 4096),
-            "lr": (0, 1e9), "context_lr": (0, 1e9), "warmup": (0, 0.9), "clip": (1e-9, 1e9), "ema": (0, 0.99999),
-            "context_every": (1, 1000), "seed": (0, 2**31),
+            "lr": (0, 1e9), "context_lr": (0, 1e9), "warmup": (0, 0.9), "clip": (1e-9, 1e9),
+            "ema": (0, 0.99999), "context_every": (1, 1000), "seed": (0, 2**31),
         })  # fmt: skip
         choose("precision", self.precision, ("32", "bf16"))
         if not self.steps and not self.minutes:
@@ -120,7 +120,12 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 
 def _cast(name: str, value: Any, expected: str) -> Any:
-    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+    kinds: dict[str, tuple[type, ...]] = {
+        "int": (int,),
+        "float": (int, float),
+        "str": (str,),
+        "bool": (bool,),
+    }
     if not isinstance(value, kinds[expected]) or (isinstance(value, bool) and expected != "bool"):
         raise UsageError(f"{name} is {value!r}: expected {expected}")
     return float(value) if expected == "float" else value
@@ -196,5 +201,3 @@ def _parse(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-

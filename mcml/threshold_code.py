@@ -19,11 +19,11 @@ from mcml.config import UsageError
 from mcml.models import Model, Stream, StreamOutput
 from mcml.networks import STRIDE, Entry
 
-PRICE = 0.06  # bits a position and bit on top of its entropy: skewed bits are not free in practice
+PRICE = 0.1  # bits a position and bit on top of its entropy: skewed bits are not free in practice
 GAIN = 3.0  # slope of the sigmoid in standard deviations: saturated ends still pass some gradient
 CANDIDATES = 16  # thresholds tried in a cell
 SAMPLES = 30_000  # squares that the choice looks at
-FIT_SQUARES = 60_000  # squares that the linear decoder is fitted on
+FIT_SQUARES = 30_000  # squares that the linear decoder is fitted on
 
 
 class ThresholdCode(NamedTuple):
@@ -103,7 +103,7 @@ def design(coefficients: Tensor, bits: int) -> ThresholdCode:
         cell = cells.pop(best)
         if cell.score <= 0:
             raise UsageError(
-                f"a threshold code of {bits} bits needs more varied photographs: they tell {len(chosen)} apart"
+                f"{bits} bits need more varied photographs: these give a threshold code of {len(chosen)}"
             )
         chosen.append(cell)
         upper = values[0][cell.coefficient, cell.members] > cell.threshold
@@ -145,7 +145,13 @@ def _best_split(values: list[np.ndarray], coefficient: int, members: np.ndarray)
     best = int(score.argmax())
     odds = float(np.log((count - below[best]) / below[best]))
     return _Cell(
-        float(score[best]), coefficient, members, float(t[best]), float(entropy[best]), odds, float(saved[best])
+        float(score[best]),
+        coefficient,
+        members,
+        float(t[best]),
+        float(entropy[best]),
+        odds,
+        float(saved[best]),
     )
 
 
@@ -204,7 +210,9 @@ def _set_encoder(stream: Stream, plane: Tensor) -> Tensor:
     encoder.code.weight.zero_()
     rows = torch.arange(len(code.coefficient))
     encoder.code.weight[rows, code.coefficient, 0, 0] = GAIN
-    encoder.code.bias.copy_(-GAIN * code.threshold.to(plane.device) / sigma[code.coefficient.to(plane.device)])
+    encoder.code.bias.copy_(
+        -GAIN * code.threshold.to(plane.device) / sigma[code.coefficient.to(plane.device)]
+    )
     stream.set_groups(code.group_sizes(config.group_count))
     stream.full_bits.fill_(float(code.entropy.sum()))
 
@@ -303,11 +311,13 @@ def _measure_slope(model: Model, patches: Tensor, distortion: str) -> None:
     bits go, and the dial keeps its meaning.
     """
     key = model.config.streams[0]
-    shares = torch.linspace(0.08, 0.92, 8)
-    plane = model.planes(patches[:64])[key]
+    shares = torch.linspace(0.08, 0.92, 6)
+    plane = model.planes(patches[:32])[key]
     errors = []
     for share in shares:
-        x_hat = model(patches[:64], float(torch.logit(share)), decode=(key,), estimate=False).streams[key].x_hat
+        x_hat = (
+            model(patches[:32], float(torch.logit(share)), decode=(key,), estimate=False).streams[key].x_hat
+        )
         error = 255 * (x_hat - plane)
         errors.append(error.abs().mean() if distortion == "l1" else error.square().mean())
     a = torch.stack([torch.ones_like(shares), shares], dim=1).double()

@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     what = f"one of {', '.join(VARIANTS)}"
     profiles = f"one of {', '.join(training_profiles())} (mcml/profiles)"
 
-    train = commands.add_parser("train", help="Train a variant and evaluate it; resumes what --run-dir holds.")
+    train = commands.add_parser(
+        "train", help="Train a variant and evaluate it; resumes what --run-dir holds."
+    )
     train.add_argument("--variant", default="luma", help=what)
     train.add_argument("--profile", default="quick", help=profiles)
     train.add_argument("--data", default="embedded", help="folder of photographs, or a data set's name")
@@ -100,7 +102,8 @@ def _train(options: argparse.Namespace) -> int:
     if not is_first:
         return 0
     record = {
-        "command": "mcml " + " ".join(sys.argv[1:] or ["train"]), "photographs": len(paths), "data_hash": digest,
+        "command": "mcml " + " ".join(sys.argv[1:] or ["train"]), "photographs": len(paths),
+        "data_hash": digest,
         "steps": trainer.step, "seconds": round(trainer.elapsed_s, 1), "device": _device(trainer.device),
         "processes": trainer.fabric.world_size, "threads": options.threads, "torch": torch.__version__,
         "ended": ended, "recipe": recipe.to_dict(), "trained": list(trainer.trained),
@@ -219,6 +222,8 @@ def _info(options: argparse.Namespace) -> int:
                 print(f"  {key}: " + ", ".join(f"{k} {v}" for k, v in settings.items()))
         print(f"  {'stream':8}{'part':14}{'parameters':>12}{'MACs/pixel':>12}")
         for row in content["rows"]:
-            print(f"  {row['stream']:8}{row['part']:14}{row['parameters']:>12,}{row['macs_per_pixel']:>12,.0f}")
+            print(
+                f"  {row['stream']:8}{row['part']:14}{row['parameters']:>12,}{row['macs_per_pixel']:>12,.0f}"
+            )
     print("context models (bit_model, level_model) only estimate rates; totals leave them out.")
     return 0

@@ -6,76 +6,24 @@ Imports nothing but what a bare GPU machine has: torch, numpy, Pillow, safetenso
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from mcml import checkpoints, threshold_code
-from mcml.config import DataError, McmlError
+from mcml import checkpoints, run_log, threshold_code
+from mcml.config import DataError
 from mcml.losses import LossTerms, RateTarget, multi_loss
 from mcml.models import Model, build
-from mcml.patches import PatchStore
+from mcml.patches import PatchStore, draw_patches
+from mcml.processes import caught_signals, make_fabric
 from mcml.recipes import PARTS, Recipe
 from mcml.weights import copy_stream
 
-SCALES = (1.0, 1.0, 0.75, 0.5)  # of the photographs, drawn once a step
-START_PATCHES = 256  # of 128 x 128, for the threshold code
-DIVERGED = 20.0  # a mean loss this many times the best so far stops the run
-
-
-class DivergedError(McmlError):
-    """Training ended in NaN or ran away; the last good checkpoint is kept (exit code 1)."""
-
-
-def make_fabric(precision: str = "32") -> Any:
-    """Return a launched Fabric: every process that torchrun started, else this one alone."""
-    import os
-
-    try:
-        from lightning_fabric import Fabric
-    except ModuleNotFoundError:  # the `lightning` package carries it under its own name
-        from lightning.fabric import Fabric
-
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    fabric = Fabric(
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
-        devices=local,
-        num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
-    fabric.launch()
-    return fabric
-
-
-def draw_patches(
-    store: PatchStore, batch: int, size: int, device: torch.Generator, host: torch.Generator, augment: bool
-) -> Tensor:
-    """Draw (B, 3, S, S) float32 in [0, 1] on the store's device, without waiting for it.
-
-    Augmented: mirrored, transposed, rescaled by 1, 3/4 or 1/2 (one scale a step), exposed
-    by 0.75 to 1.1 and saturated by 0.6 to 1.3.
-    """
-    if not augment:
-        return store.sample(batch, size, device).float() / 255
-    scale = SCALES[int(torch.randint(len(SCALES), (), generator=host))]
-    larger = 8 * round(size / scale / 8)
-    if not bool(((store.heights >= larger) & (store.widths >= larger)).any()):
-        larger = size
-    x = store.sample(batch, larger, device).float() / 255
-    if larger != size:
-        x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
-    draw = torch.rand(2, batch, 1, 1, 1, generator=device, device=x.device)
-    grey = x.mean(1, keepdim=True)
-    return ((grey + (0.6 + 0.7 * draw[0]) * (x - grey)) * (0.75 + 0.35 * draw[1])).clamp(0, 1)
+START_PATCHES = 128  # of 128 x 128, for the threshold code
 
 
 class Trainer:
@@ -179,7 +127,10 @@ class Trainer:
         dial = torch.rand(train.batch, generator=self.draws, device=self.device)
         dial = config.dial_low + (config.dial_high - config.dial_low) * dial
         # Every process draws the whole batch and takes its share: N processes see what one would.
-        rgb, dial = rgb[fabric.global_rank :: fabric.world_size], dial[fabric.global_rank :: fabric.world_size]
+        rgb, dial = (
+            rgb[fabric.global_rank :: fabric.world_size],
+            dial[fabric.global_rank :: fabric.world_size],
+        )
         rgb = rgb.contiguous(memory_format=torch.channels_last)
         is_open = self.progress() < stage.open_until
         with fabric.autocast():
@@ -213,7 +164,8 @@ class Trainer:
             {key: output.streams[key].x_hat for key in self.trained},
             # A map's unit is the first stream's: one step of p then costs the same coded bits everywhere.
             {
-                key: output.streams[key].importance * (1.0 if literal else self.model.streams[key].rate_weight)
+                key: output.streams[key].importance
+                * (1.0 if literal else self.model.streams[key].rate_weight)
                 for key in self.trained
             },
             lmbda,
@@ -267,13 +219,13 @@ class Trainer:
             "finished" or "interrupted"; a checkpoint was written in both cases.
 
         Raises:
-            DivergedError: with what went wrong; checkpoints are as they were.
+            run_log.DivergedError: with what went wrong; checkpoints are as they were.
             DataError: if a checkpoint cannot be written; earlier ones are kept.
         """
         sums, rows, saved_at = None, 0, time.monotonic()
         began, before_s = time.monotonic(), self.elapsed_s
         count, since = 0, time.monotonic()
-        with _signals() as stop:
+        with caught_signals() as stop:
             while self.progress() < 1.0:
                 row = self._train_step()
                 weight = torch.ones_like(row)
@@ -310,24 +262,8 @@ class Trainer:
 
     def _log(self, row: Tensor, speed: float) -> None:
         values = (self.fabric.all_reduce(row) if not self._alone() else row).tolist()
-        names = ["loss", "distortion", "rate", "weighted_rate", "color", "gradient_norm"]
-        for key in self.trained:
-            names += [f"{n}_{key}" for n in ("distortion", "importance", "open", "mse", "estimated_bpp")]
-        found = dict(zip(names, values, strict=True))
-        for key in self.trained:
-            found[f"psnr_{key}"] = -10 * math.log10(max(found.pop(f"mse_{key}"), 1e-12)) if math.isfinite(
-                found[f"mse_{key}"]) else math.nan  # fmt: skip
-        bad = [name for name, value in found.items() if not math.isfinite(value)]
-        if bad or not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
-            raise DivergedError(
-                f"step {self.step}: {', '.join(bad) or 'the weights'} not finite (gradient norm "
-                f"{found['gradient_norm']:.3g}); try a smaller train.lr or train.clip; {self._kept()}"
-            )
-        if found["loss"] > DIVERGED * self.best:
-            raise DivergedError(
-                f"step {self.step}: the loss is {found['loss']:.3g} after a best of {self.best:.3g}; "
-                f"try a smaller train.lr; {self._kept()}"
-            )
+        found = run_log.name_figures(values, self.trained)
+        run_log.check(found, self.model, self.step, self.best, checkpoints.latest(self.run_dir))
         self.best = min(self.best, found["loss"])
         row_out = {
             "step": self.step, "seconds": round(self.elapsed_s, 2), "spent": round(self.progress(), 5),
@@ -338,17 +274,14 @@ class Trainer:
             if self.report is not None:
                 self.report(row_out)
 
-    def _kept(self) -> str:
-        found = checkpoints.latest(self.run_dir)
-        return "no checkpoint had been written" if found is None else f"the last good checkpoint is {found}"
-
     # --------------------------------------------------------------------------- checkpoints
 
     def save(self) -> None:
         """Write a checkpoint of everything that decides what comes next."""
         if self.fabric.is_global_zero:
             state = {
-                "recipe": self.recipe.to_dict(), "step": self.step, "elapsed_s": self.elapsed_s, "best": self.best,
+                "recipe": self.recipe.to_dict(), "step": self.step, "elapsed_s": self.elapsed_s,
+                "best": self.best,
             }  # fmt: skip
             extra = {
                 "draws": self.draws.get_state(), "host": self.host.get_state(),
@@ -366,22 +299,6 @@ class Trainer:
         self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
         if self.fabric.is_global_zero:
             checkpoints.trim_log(self.run_dir, self.step)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT in a list instead of dying; nothing in other threads."""
-    caught: list[int] = []
-    try:
-        old = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def photographs_of(paths: Sequence[Path], cache: Path | None = None) -> Callable[[torch.device], PatchStore]:

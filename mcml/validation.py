@@ -20,7 +20,9 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def validate(model: Model, images: Sequence[np.ndarray], dials: Sequence[float] = DIALS) -> list[dict[str, Any]]:
+def validate(
+    model: Model, images: Sequence[np.ndarray], dials: Sequence[float] = DIALS
+) -> list[dict[str, Any]]:
     """Encode and decode whole images; means over images of each one's own figures.
 
     Args:
