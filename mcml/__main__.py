@@ -13,7 +13,13 @@ def main() -> None:
     if words and words[0] in BARE:
         from mcml import train_cli
 
-        sys.exit(train_cli.main())
+        try:
+            code = train_cli.main()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            sys.stderr.close()
+            code = 1
+        sys.exit(code)
     from mcml import cli
 
     cli.main()

@@ -102,7 +102,7 @@ def _train(options: argparse.Namespace) -> int:
     if not is_first:
         return 0
     record = {
-        "command": "mcml " + " ".join(sys.argv[1:] or ["train"]), "photographs": len(paths),
+        "command": _command(), "photographs": len(paths),
         "data_hash": digest,
         "steps": trainer.step, "seconds": round(trainer.elapsed_s, 1), "device": _device(trainer.device),
         "processes": trainer.fabric.world_size, "threads": options.threads, "torch": torch.__version__,
@@ -154,6 +154,11 @@ def _evaluate(run_dir: Path, paths: Sequence[Path]) -> None:
     writer.writerow(rows[0])
     for row in rows:
         writer.writerow(f"{value:.4f}" for value in row.values())
+
+
+def _command() -> str:
+    """Return the command line with folders by their last name: a record travels with the weights."""
+    return " ".join(["mcml", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
 
 
 def _device(device: Any) -> str:
