@@ -69,18 +69,16 @@ def read(
     """
     try:
         state = json.loads((folder / "state.json").read_text("utf-8"))
-        then = state["recipe"]
-    except (OSError, ValueError, KeyError) as error:
+        then = _flat(state["recipe"])
+        _ = state["step"], state["elapsed_s"], state["best"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder}: not a whole checkpoint ({error})") from error
-    now = recipe.to_dict()
-    for table in now:
-        for name, value in now[table].items():
-            before = then.get(table, {}).get(name)
-            if value != before and name not in ("steps", "minutes"):
-                raise UsageError(
-                    f"{folder} is of another configuration: {table}.{name} was {before!r}, now {value!r}; "
-                    "give another --run-dir"
-                )
+    for name, value in _flat(recipe.to_dict()).items():
+        if value != then.get(name) and name not in ("train.steps", "train.minutes"):
+            raise UsageError(
+                f"{folder} is of another configuration: {name} was {then.get(name)!r}, now {value!r}; "
+                "give another --run-dir"
+            )
     load_into(model, load_tensors(folder, "model"), str(folder))
     load_into(averaged, load_tensors(folder, "averaged"), str(folder))
     content = optimizer.state_dict()
@@ -94,6 +92,14 @@ def read(
             if value.shape == parameter.shape:
                 entry[name] = torch.empty_like(parameter).copy_(value)
     return load_tensors(folder, "extra"), state
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in tables.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
 
 
 def log_file(run_dir: Path) -> Path:
@@ -123,14 +129,18 @@ def read_log(run_dir: Path) -> list[dict[str, float]]:
 
 
 def trim_log(run_dir: Path, step: int) -> None:
-    """Drop rows after `step`: the resumed run writes them again."""
+    """Drop rows after `step`, and one that was cut off: the resumed run writes them again."""
     path = log_file(run_dir)
     if not path.exists():
         return
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
-        rows = [row for row in reader if row["step"] and int(row["step"]) <= step]
+        whole = [row for row in reader if None not in row.values()]  # a killed process may leave half a row
+    rows = [row for row in whole if int(row["step"]) <= step]
+    if not rows:
+        path.unlink()
+        return
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()

@@ -93,6 +93,29 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "rates above 0 separated by commas",
     ),
     "profile": (lambda v: isinstance(v, str) and v in profiles(), "one of the profiles"),
+    "test_dataset": (lambda v: isinstance(v, str), "a data set's name or a folder, or '' for held-out ones"),
+    "held_out": (lambda v: isinstance(v, str), "names of images separated by commas"),
+    "train_images": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0 (0 means all)"),
+    "crop_px": (lambda v: _is_whole(v) and (v == 0 or v >= 64), "pixels from 64, or 0 for whole images"),
+    "training_profile": (lambda v: isinstance(v, str) and v != "", "a training profile, as for mcml train"),
+    "steps": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
+    "color_steps": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
+    "width": (lambda v: _is_whole(v) and 1 <= v <= 1024, "a whole number from 1 to 1024"),
+    "code_channels": (lambda v: _is_whole(v) and 1 <= v <= 1024, "a whole number from 1 to 1024"),
+    "gamma": (lambda v: _is_number(v) and v >= 0, "a number from 0"),
+    "with_rgb": (lambda v: isinstance(v, bool), "True or False"),
+    "dials": (
+        lambda v: isinstance(v, str) and _all_numbers(v, -20, 20, 2),
+        "at least two numbers from -20 to 20 separated by commas",
+    ),
+    "seeds": (
+        lambda v: isinstance(v, str) and _all_numbers(v, 0, 2**31, 1) and "." not in v,
+        "whole numbers from 0 separated by commas",
+    ),
+    "feature_counts": (
+        lambda v: isinstance(v, str) and _all_numbers(v, 1, 1024, 1) and "." not in v,
+        "whole numbers from 1 to 1024 separated by commas",
+    ),
 }
 
 
@@ -101,6 +124,14 @@ def _all_positive(text: str) -> bool:
         return all(0 < float(part) <= 24 for part in _split_names(text)) and _split_names(text) != []
     except ValueError:
         return False
+
+
+def _all_numbers(text: str, low: float, high: float, least: int) -> bool:
+    try:
+        found = parse_numbers(text)
+    except ValueError:
+        return False
+    return len(found) >= least and all(low <= value <= high for value in found)
 
 
 def check_parameters(**values: Any) -> dict[str, Any]:
@@ -124,6 +155,11 @@ def parse_bpp_list(text: str) -> list[float]:
     """Turn ``"0.15,0.3"`` into ``[0.15, 0.3]`` (bits per pixel, each in (0, 24])."""
     if not _all_positive(text):
         raise UsageError(f"bpp list '{text}': expected rates above 0, at most 24, as in 0.15,0.3")
+    return list(dict.fromkeys(float(part) for part in _split_names(text)))
+
+
+def parse_numbers(text: str) -> list[float]:
+    """Turn ``"-1, 0, 2.5"`` into ``[-1.0, 0.0, 2.5]``, each number once."""
     return list(dict.fromkeys(float(part) for part in _split_names(text)))
 
 

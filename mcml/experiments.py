@@ -1,4 +1,4 @@
-"""What the training notebooks share: short runs, rate curves, equal-rate comparison."""
+"""What the training notebooks share: photographs, short runs, decodes, equal-rate comparison."""
 
 from __future__ import annotations
 
@@ -6,24 +6,85 @@ import io
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from mcml import data, metrics, weights
 from mcml.checkpoints import read_log
 from mcml.color import luma
-from mcml.config import UsageError
-from mcml.models import Model
+from mcml.config import UsageError, parse_names
+from mcml.models import Model, ModelOutput
+from mcml.networks import STRIDE
 from mcml.patches import PatchStore
 from mcml.recipes import Recipe
 from mcml.training import Trainer
+from mcml.validation import to_tensor
 
 LUMA_QUALITIES: dict[str, Sequence[float]] = {
     "jpeg": (3, 5, 8, 12, 18, 25, 35, 50),
     "jpeg2000": (160, 96, 64, 40, 26, 18, 12),  # ratios to 8 bits a pixel
 }
+
+
+class Photographs(NamedTuple):
+    """Pictures to train on and pictures to judge by, (H, W, 3) uint8 by name, none in both."""
+
+    train: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
+    digest: str
+
+
+class Job(NamedTuple):
+    """One run of `run_all`: what to train, and the model whose streams are taken over."""
+
+    recipe: Recipe
+    initial: Model | None = None
+
+
+def photographs(
+    dataset: str, test_dataset: str, *, held_out: str = "", train_images: int = 0, crop_px: int = 0
+) -> Photographs:
+    """Return training and test pictures after checking that none is in both.
+
+    Args:
+        dataset: data set to train on.
+        test_dataset: data set to judge by; "" takes the pictures `held_out` of `dataset`.
+        held_out: names separated by commas, used only without a `test_dataset`.
+        train_images: how many to train on, 0 for all.
+        crop_px: longest side of the test pictures' centre crops, 0 for whole pictures.
+
+    Raises:
+        DataError: if a picture of one set looks like one of the other.
+        UsageError: for an unknown name.
+    """
+    source = data.image_set(dataset)
+    if test_dataset:
+        judge = data.image_set(test_dataset)
+        paths, test_paths = list(source.paths), list(judge.paths)
+        digest = f"{source.digest[:32]}{judge.digest[:32]}"
+    else:
+        names = parse_names(held_out)
+        test_paths = [next(p for p in source.paths if p.stem == n) for n in names if len(source.read(n))]
+        paths, digest = [p for p in source.paths if p not in test_paths], source.digest
+    paths = paths[: train_images or None]
+    if not paths or not test_paths:
+        raise UsageError(
+            f"{len(paths)} pictures to train on, {len(test_paths)} to judge by: need one of each"
+        )
+    data.check_disjoint({"train": paths, "test": test_paths})
+    train, test = ({p.stem: data.read_image(p) for p in part} for part in (paths, test_paths))
+    return Photographs(train, {name: _centre(image, crop_px) for name, image in test.items()}, digest)
+
+
+def _centre(image: np.ndarray, side: int) -> np.ndarray:
+    if not side:
+        return image
+    top, left = (max(0, (length - side) // 2) for length in image.shape[:2])
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
 def run(
@@ -47,6 +108,122 @@ def run(
         trainer = Trainer(recipe, PatchStore(images), Path(folder), initial=initial)
         trainer.fit(log_every=10)
         return trainer.averaged.eval(), read_log(Path(folder))
+
+
+def run_all(
+    jobs: Mapping[str, Job], images: Sequence[np.ndarray], *, workers: int = 0
+) -> dict[str, tuple[Model, list[dict[str, float]]]]:
+    """Do several runs side by side, each on one thread, so that their number changes no result.
+
+    Args:
+        jobs: by name.
+        images: (H, W, 3) uint8 each, for all runs.
+        workers: processes, 0 for as many as there are cores; 1 stays in this process.
+
+    Returns:
+        What `run` returns, by name, in the order of `jobs`.
+    """
+    from joblib import Parallel, cpu_count, delayed
+
+    count = min(workers or cpu_count(), len(jobs))
+    tasks = (delayed(run)(job.recipe, images, initial=job.initial) for job in jobs.values())
+    return dict(zip(jobs, Parallel(n_jobs=count)(tasks), strict=True))
+
+
+def with_importance(model: Model, kind: str) -> Model:
+    """Return a copy of a model whose streams have another importance map, all else the same.
+
+    Args:
+        model: any variant.
+        kind: "adaptive" (a map that did not exist before starts flat), "uniform" or "none".
+    """
+    streams = {name: replace(getattr(model.config, name), importance=kind) for name in ("luma", "color")}
+    changed = Model(replace(model.config, **streams))
+    own = changed.state_dict()
+    kept = {name: value for name, value in model.state_dict().items() if name in own}
+    changed.load_state_dict(own | kept)
+    return changed.eval()
+
+
+def released_models(*streams: str) -> dict[str, Model]:
+    """Return the released models that have all of `streams`, by name; none where none are there."""
+    found = {name: weights.load_model(name) for name in weights.released()}
+    return {name: model for name, model in found.items() if set(streams) <= set(model.streams)}
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """Return luma as a picture: (H, W, 3) uint8 to the same with equal channels."""
+    return np.repeat(np.clip(np.round(luma(image)), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def decode(model: Model, image: np.ndarray, dial: float) -> tuple[np.ndarray, ModelOutput]:
+    """Encode and decode one picture.
+
+    Returns:
+        The decode, (H, W, 3) uint8 (grey for the luma variant), and all that came with it.
+    """
+    import torch
+
+    with torch.no_grad():
+        output = model.eval()(to_tensor(image), dial)
+    pixels = (255 * output.x_hat[0]).round().clamp(0, 255).permute(1, 2, 0)
+    return pixels.to(torch.uint8).numpy(), output
+
+
+def activity_levels(
+    model: Model, images: Sequence[np.ndarray], dials: Sequence[float], bins: int = 6
+) -> list[dict[str, float]]:
+    """Compare a stream's first importance map with how busy luma is inside each 8 x 8 square.
+
+    Returns:
+        Rows of dial, activity (median standard deviation of a bin, grey levels), level (mean
+        of L p, not rounded down) and positions; bins hold equally many positions.
+    """
+    rows = []
+    for dial in dials:
+        pairs = [_activity(model, image, dial) for image in images]
+        activity, level = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
+        for part in np.array_split(np.argsort(activity, kind="stable"), bins):
+            rows.append(
+                {
+                    "dial": dial,
+                    "activity": float(np.median(activity[part])),
+                    "level": float(level[part].mean()),
+                    "positions": len(part),
+                }
+            )
+    return rows
+
+
+def _activity(model: Model, image: np.ndarray, dial: float) -> tuple[np.ndarray, np.ndarray]:
+    h, w = (side // STRIDE for side in image.shape[:2])
+    squares = luma(image)[: h * STRIDE, : w * STRIDE].reshape(h, STRIDE, w, STRIDE)
+    key = model.config.streams[0]
+    importance = decode(model, image, dial)[1].streams[key].importance[0, 0, :h, :w]
+    return squares.std(axis=(1, 3)).ravel(), model.config.luma.levels * importance.numpy().ravel()
+
+
+def compare_decodes(
+    model: Model, images: Mapping[str, np.ndarray], dials: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Measure decodes with every metric of `mcml.metrics`: a row an image and dial.
+
+    Returns:
+        Rows of image, dial, estimated_bpp, estimated_bpp_<stream> and the metrics' columns.
+    """
+    rows = []
+    for name, image in images.items():
+        pixels = image.shape[0] * image.shape[1]
+        for dial in dials:
+            decoded, output = decode(model, image, dial)
+            spent = {
+                f"estimated_bpp_{k}": float(s.estimated_bits) / pixels for k, s in output.streams.items()
+            }
+            found = vars(metrics.compare(image, decoded))
+            rows.append(
+                {"image": name, "dial": dial, "estimated_bpp": float(output.estimated_bpp), **spent, **found}
+            )
+    return rows
 
 
 def luma_codec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -89,4 +90,7 @@ def equal_cost_rgb(config: ModelConfig) -> ModelConfig:
     def of(width: int) -> ModelConfig:
         return replace(config, variant="rgb", luma=replace(config.luma, width=width, code_channels=bits))
 
-    return min((of(width) for width in range(8, 512, 4)), key=lambda c: abs(codec_cost(c)[1] - wanted))
+    widths = range(8, 512, 4)
+    above = bisect_left(widths, wanted, key=lambda width: codec_cost(of(width))[1])  # it rises with the width
+    near = widths[max(above - 1, 0) : above + 1]
+    return min((of(width) for width in near), key=lambda c: abs(codec_cost(c)[1] - wanted))

@@ -158,8 +158,8 @@ class Model(nn.Module):
                 luma_is_code=config.fuse == "codes",
                 context_channels=luma_bits if is_color else 0,
             )
-        # lambda(p) = scale exp(-decay p), in the loss's units: `threshold_code` measures it.
-        self.register_buffer("rate_slope", torch.tensor([40.0, 3.0]))
+        # lambda(p) = scale exp(-decay p), in the loss's units; a training run's start sets it.
+        self.register_buffer("rate_slope", torch.tensor([11.0, 1.0]))
         self.register_buffer("to_ycbcr", torch.tensor(RGB_TO_YCBCR, dtype=torch.float32), persistent=False)
         self.register_buffer("to_rgb", torch.tensor(YCBCR_TO_RGB, dtype=torch.float32), persistent=False)
 

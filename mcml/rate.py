@@ -21,8 +21,8 @@ class BitModel(nn.Module):
 
     Order: bit by bit of the nested code, each in two checkerboard passes. Context of bit k
     at a position: bits before k there, the eight neighbours' bits of earlier groups, in
-    the second pass the four neighbours' own bit k and the rest of its group, the
-    importance level, and for a colour stream the bits of the streams before it.
+    the second pass the four neighbours' bit k, the importance level, and for a colour
+    stream luma's bits there.
     """
 
     def __init__(self, groups: Tensor, levels: int, context_channels: int = 0) -> None:
@@ -36,13 +36,12 @@ class BitModel(nn.Module):
         super().__init__()
         n = len(groups)
         self.causal = nn.Conv2d(n, n, 3, padding=1)
-        self.beside = nn.Parameter(torch.zeros(n, n, 4))  # up, left, right, down; second pass only
+        self.beside = nn.Parameter(torch.zeros(n, 4))  # up, left, right, down; second pass only
         self.level = nn.Embedding(levels, n)
         self.other = nn.Conv2d(context_channels, n, 1, bias=False) if context_channels else None
         for tensor in self.parameters():
             nn.init.zeros_(tensor)
         self.register_buffer("causal_mask", torch.zeros(n, n, 3, 3), persistent=False)
-        self.register_buffer("same_group", torch.zeros(n, n, 1), persistent=False)
         self.set_groups(groups)
 
     def set_groups(self, groups: Tensor) -> None:
@@ -51,7 +50,6 @@ class BitModel(nn.Module):
         order = torch.arange(len(groups), device=groups.device)
         self.causal_mask[:] = (groups[None, :] < groups[:, None]).float()[:, :, None, None]
         self.causal_mask[:, :, 1, 1] = (order[None, :] < order[:, None]).float()
-        self.same_group[:] = (groups[None, :] == groups[:, None]).float()[:, :, None]
 
     def forward(self, code: Tensor, level: Tensor, other: Tensor | None = None) -> Tensor:
         """Return log-odds of a one, (B, n, h, w).
@@ -62,38 +60,42 @@ class BitModel(nn.Module):
             other: (B, context_channels, h, w) masked bits of streams decoded before.
         """
         logits = functional.conv2d(code, self.causal.weight * self.causal_mask, self.causal.bias, padding=1)
-        taps = code.new_zeros(*self.same_group.shape[:2], 9)
-        taps = taps.index_copy(
-            2, torch.tensor([1, 3, 5, 7], device=code.device), (self.beside * self.same_group).to(code.dtype)
-        )
-        beside = functional.conv2d(code, taps.view(*taps.shape[:2], 3, 3), padding=1)
+        up, left, right, down = (tap[:, None, None] for tap in self.beside.to(logits.dtype).unbind(1))
+        c = functional.pad(code.to(logits.dtype), (1, 1, 1, 1))
+        beside = up * c[..., :-2, 1:-1] + left * c[..., 1:-1, :-2]
+        beside = beside + right * c[..., 1:-1, 2:] + down * c[..., 2:, 1:-1]
         logits = logits + beside * checkerboard(*code.shape[-2:], code.device)
         logits = logits + self.level(level).permute(0, 3, 1, 2)
         return logits if self.other is None else logits + self.other(other)
 
 
 class LevelModel(nn.Module):
-    """Odds of each importance level given the mean of its left and upper neighbours.
+    """Log-odds of each importance level: a sum of tables over four neighbours known before.
 
-    Both neighbours are known along anti-diagonals, so a coder needs h + w passes.
+    Left, above, above left and above right are known in waves that move down one row for
+    every two columns, so a coder needs w + 2 h passes.
     """
+
+    NEIGHBOURS = ((1, 0), (0, 1), (0, 0), (0, 2))  # rows and columns of the window that ends at a position
 
     def __init__(self, levels: int) -> None:
         super().__init__()
         self.levels = levels
-        table = torch.zeros(levels + 1, levels)  # the last row: no neighbour
         step = torch.arange(levels)
-        table[:levels] = -0.7 * (step[:, None] - step[None, :]).abs()
-        self.table = nn.Parameter(table)
+        near = -(step[:, None] - step[None, :]).abs().float()
+        tables = torch.zeros(len(self.NEIGHBOURS), levels + 1, levels)  # the last row: outside the image
+        tables[:, :levels] = torch.tensor([0.35, 0.35, 0.0, 0.0])[:, None, None] * near
+        self.tables = nn.Parameter(tables)
 
     def forward(self, level: Tensor) -> Tensor:
         """Return nats a position, (B, h, w), of int64 levels (B, h, w)."""
-        outside = functional.pad(level, (1, 0, 1, 0), value=-1)
-        left, above = outside[:, 1:, :-1], outside[:, :-1, 1:]
-        left, above = torch.where(left < 0, above, left), torch.where(above < 0, left, above)
-        context = torch.where(left < 0, self.levels, (left + above + 1) // 2)
-        odds = functional.log_softmax(self.table.float(), dim=1)
-        return -odds[context, level]
+        height, width = level.shape[-2:]
+        outside = functional.pad(level, (1, 1, 1, 0), value=self.levels)
+        logits = sum(
+            functional.embedding(outside[:, down : down + height, right : right + width], table)
+            for table, (down, right) in zip(self.tables.float(), self.NEIGHBOURS, strict=True)
+        )
+        return -functional.log_softmax(logits, dim=-1).gather(-1, level[..., None])[..., 0]
 
 
 def checkerboard(height: int, width: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mcml.config import UsageError, choose
 from mcml.losses import LossConfig
-from mcml.models import ModelConfig
+from mcml.models import VARIANTS, ModelConfig
 
 PARTS = ("decoder", "importance", "encoder")  # in the order in which they are set free
 
@@ -176,7 +176,10 @@ def load_recipe(profile: str, variant: str, settings: Sequence[str] = ()) -> Rec
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"training profile {path.name} is not valid TOML: {error}") from error
     values = Recipe().to_dict()
-    own = content.pop("variants", {}).get(variant, {})
+    variants = content.pop("variants", {})
+    for name in variants:
+        choose("variant", name, VARIANTS)
+    own = variants.get(variant, {})
     for tables in (content, own):
         for table, entries in _flat(tables):
             _assign(values, table, entries)

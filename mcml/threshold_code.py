@@ -19,7 +19,7 @@ from mcml.config import UsageError
 from mcml.models import Model, Stream, StreamOutput
 from mcml.networks import STRIDE, Entry
 
-PRICE = 0.1  # bits a position and bit on top of its entropy: skewed bits are not free in practice
+PRICE = 0.15  # bits a position and bit on top of its entropy: skewed bits are not free in practice
 GAIN = 3.0  # slope of the sigmoid in standard deviations: saturated ends still pass some gradient
 CANDIDATES = 16  # thresholds tried in a cell
 SAMPLES = 30_000  # squares that the choice looks at

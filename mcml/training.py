@@ -23,6 +23,7 @@ from mcml.processes import caught_signals, make_fabric
 from mcml.recipes import PARTS, Recipe
 from mcml.weights import copy_stream
 
+PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
 START_PATCHES = 128  # of 128 x 128, for the threshold code
 
 
@@ -60,6 +61,8 @@ class Trainer:
         found = checkpoints.latest(run_dir)
         if found is None:
             self._begin(initial)
+            if self.fabric.is_global_zero:
+                checkpoints.trim_log(run_dir, 0)  # of a run that was killed before its first checkpoint
         self.averaged = build(recipe.model).to(self.device, memory_format=torch.channels_last)
         self.averaged.load_state_dict(self.model.state_dict())
         self.averaged.requires_grad_(False)
@@ -82,6 +85,8 @@ class Trainer:
         fresh = [key for key in self.model.streams if key not in kept]
         if fresh and self.recipe.stage.start == "threshold":
             threshold_code.start(self.model, patches, fresh, distortion=self.recipe.loss.distortion)
+        elif self.model.config.streams[0] in fresh:
+            self.model.rate_slope.copy_(torch.tensor(PLAIN_SLOPES[self.recipe.loss.distortion]))
 
     def _parts(self) -> dict[str, list[nn.Parameter]]:
         parts: dict[str, list[nn.Parameter]] = {name: [] for name in (*PARTS, "context")}
@@ -193,8 +198,7 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.recipe.train.ema, (1 + self.step) / (10 + self.step))
-        for of, source in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
-            of.lerp_(source, 1 - decay)
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
 
     def _figures(self, terms: LossTerms, output: Any, rgb: Tensor, norm: Tensor) -> Tensor:
         planes = self.model.planes(rgb)

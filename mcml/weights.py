@@ -165,11 +165,19 @@ def copy_stream(source: Model, target: Model, key: str) -> None:
     Raises:
         UsageError: if the streams are configured differently.
     """
-    if key not in source.streams or source.config.stream(key) != target.config.stream(key):
+    if (
+        key not in source.streams
+        or source.config.stream(key) != target.config.stream(key)
+        or _shapes(source.streams[key]) != _shapes(target.streams[key])  # another variant's decoder
+    ):
         raise UsageError(f"stream {key}: the source's is missing or configured differently from the target's")
     target.streams[key].load_state_dict(source.streams[key].state_dict())
     if key == target.config.streams[0]:
         target.rate_slope.copy_(source.rate_slope)
+
+
+def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
 
 
 def released_folder() -> Path:
