@@ -53,8 +53,8 @@ def write(
         save_tensors(place, "optimizer", moments)
         save_tensors(place, "extra", extra)
         (place / "state.json").write_text(json.dumps(state, indent=2) + "\n", "utf-8")
-    for old in sorted(run_dir.glob("checkpoint-*"))[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in [*sorted(run_dir.glob("checkpoint-*"))[:-KEPT], *run_dir.glob(".checkpoint-*")]:
+        shutil.rmtree(old, ignore_errors=True)  # older ones, and what a kill cut off
     return folder
 
 

@@ -306,7 +306,7 @@ def _interrupted(*_: Any) -> None:
     raise InterruptedRunError("interrupted; what was finished is kept, the same command goes on from there")
 
 
-# `mcml.__main__` sends these two to `train_cli`, which does without typer; here they are listed.
+# Listed here; `mcml.__main__` sends both to `train_cli`, which does without typer.
 app.command("train", help="Train a variant's networks and evaluate them.")(lambda: None)
 app.command("info", help="Print a variant's layout, parameters and MACs per pixel.")(lambda: None)
 
@@ -325,7 +325,3 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

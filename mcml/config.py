@@ -102,6 +102,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "color_steps": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
     "width": (lambda v: _is_whole(v) and 1 <= v <= 1024, "a whole number from 1 to 1024"),
     "code_channels": (lambda v: _is_whole(v) and 1 <= v <= 1024, "a whole number from 1 to 1024"),
+    "color_channels": (lambda v: _is_whole(v) and 1 <= v <= 1024, "a whole number from 1 to 1024"),
     "gamma": (lambda v: _is_number(v) and v >= 0, "a number from 0"),
     "with_rgb": (lambda v: isinstance(v, bool), "True or False"),
     "dials": (

@@ -1,4 +1,4 @@
-"""What the training notebooks share: photographs, short runs, decodes, equal-rate comparison."""
+"""What the training notebooks share: photographs, short runs side by side, equal-rate comparison."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mcml import data, metrics, weights
+from mcml import data
 from mcml.checkpoints import read_log
 from mcml.color import luma
 from mcml.config import UsageError, parse_names
-from mcml.models import Model, ModelOutput
-from mcml.networks import STRIDE
+from mcml.layout import equal_cost_rgb
+from mcml.models import Model
 from mcml.patches import PatchStore
 from mcml.recipes import Recipe
 from mcml.training import Trainer
-from mcml.validation import to_tensor
 
 LUMA_QUALITIES: dict[str, Sequence[float]] = {
     "jpeg": (3, 5, 8, 12, 18, 25, 35, 50),
@@ -77,10 +76,11 @@ def photographs(
         )
     data.check_disjoint({"train": paths, "test": test_paths})
     train, test = ({p.stem: data.read_image(p) for p in part} for part in (paths, test_paths))
-    return Photographs(train, {name: _centre(image, crop_px) for name, image in test.items()}, digest)
+    return Photographs(train, {name: centre(image, crop_px) for name, image in test.items()}, digest)
 
 
-def _centre(image: np.ndarray, side: int) -> np.ndarray:
+def centre(image: np.ndarray, side: int) -> np.ndarray:
+    """Cut the middle out of (H, W, 3), at most `side` pixels either way; 0 leaves it whole."""
     if not side:
         return image
     top, left = (max(0, (length - side) // 2) for length in image.shape[:2])
@@ -145,85 +145,16 @@ def with_importance(model: Model, kind: str) -> Model:
     return changed.eval()
 
 
-def released_models(*streams: str) -> dict[str, Model]:
-    """Return the released models that have all of `streams`, by name; none where none are there."""
-    found = {name: weights.load_model(name) for name in weights.released()}
-    return {name: model for name, model in found.items() if set(streams) <= set(model.streams)}
+def with_color_code(recipe: Recipe, count: int) -> Recipe:
+    """Return a copy with `count` bits a position in each colour stream, and levels that they can fill."""
+    levels = min(recipe.model.color.levels, count + 1)
+    return recipe.changed(**{"model.color.code_channels": count, "model.color.levels": levels})
 
 
-def grey(image: np.ndarray) -> np.ndarray:
-    """Return luma as a picture: (H, W, 3) uint8 to the same with equal channels."""
-    return np.repeat(np.clip(np.round(luma(image)), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def decode(model: Model, image: np.ndarray, dial: float) -> tuple[np.ndarray, ModelOutput]:
-    """Encode and decode one picture.
-
-    Returns:
-        The decode, (H, W, 3) uint8 (grey for the luma variant), and all that came with it.
-    """
-    import torch
-
-    with torch.no_grad():
-        output = model.eval()(to_tensor(image), dial)
-    pixels = (255 * output.x_hat[0]).round().clamp(0, 255).permute(1, 2, 0)
-    return pixels.to(torch.uint8).numpy(), output
-
-
-def activity_levels(
-    model: Model, images: Sequence[np.ndarray], dials: Sequence[float], bins: int = 6
-) -> list[dict[str, float]]:
-    """Compare a stream's first importance map with how busy luma is inside each 8 x 8 square.
-
-    Returns:
-        Rows of dial, activity (median standard deviation of a bin, grey levels), level (mean
-        of L p, not rounded down) and positions; bins hold equally many positions.
-    """
-    rows = []
-    for dial in dials:
-        pairs = [_activity(model, image, dial) for image in images]
-        activity, level = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
-        for part in np.array_split(np.argsort(activity, kind="stable"), bins):
-            rows.append(
-                {
-                    "dial": dial,
-                    "activity": float(np.median(activity[part])),
-                    "level": float(level[part].mean()),
-                    "positions": len(part),
-                }
-            )
-    return rows
-
-
-def _activity(model: Model, image: np.ndarray, dial: float) -> tuple[np.ndarray, np.ndarray]:
-    h, w = (side // STRIDE for side in image.shape[:2])
-    squares = luma(image)[: h * STRIDE, : w * STRIDE].reshape(h, STRIDE, w, STRIDE)
-    key = model.config.streams[0]
-    importance = decode(model, image, dial)[1].streams[key].importance[0, 0, :h, :w]
-    return squares.std(axis=(1, 3)).ravel(), model.config.luma.levels * importance.numpy().ravel()
-
-
-def compare_decodes(
-    model: Model, images: Mapping[str, np.ndarray], dials: Sequence[float]
-) -> list[dict[str, Any]]:
-    """Measure decodes with every metric of `mcml.metrics`: a row an image and dial.
-
-    Returns:
-        Rows of image, dial, estimated_bpp, estimated_bpp_<stream> and the metrics' columns.
-    """
-    rows = []
-    for name, image in images.items():
-        pixels = image.shape[0] * image.shape[1]
-        for dial in dials:
-            decoded, output = decode(model, image, dial)
-            spent = {
-                f"estimated_bpp_{k}": float(s.estimated_bits) / pixels for k, s in output.streams.items()
-            }
-            found = vars(metrics.compare(image, decoded))
-            rows.append(
-                {"image": name, "dial": dial, "estimated_bpp": float(output.estimated_bpp), **spent, **found}
-            )
-    return rows
+def rgb_recipe(recipe: Recipe, steps: int) -> Recipe:
+    """Return the rgb variant of equal cost (`equal_cost_rgb`), wholly trained for `steps`."""
+    stage, train = replace(recipe.stage, train=""), replace(recipe.train, steps=steps)
+    return replace(recipe, model=equal_cost_rgb(recipe.model), stage=stage, train=train)
 
 
 def luma_codec(
@@ -282,3 +213,32 @@ def at_rate(rows: Sequence[Mapping[str, Any]], rate: float, column: str, rate_co
     if not rates[0] <= rate <= rates[-1]:
         return math.nan
     return float(np.interp(math.log(rate), np.log(rates), values))
+
+
+def paired_gains(
+    rows: Sequence[Mapping[str, Any]], rates: Sequence[float], columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Subtract independent from fusion at equal estimated rates, run by run.
+
+    Args:
+        rows: points with variant, "colour features", seed, estimated_bpp and `columns`.
+        rates: bits per pixel; where a curve does not reach, the gain is NaN.
+        columns: what is compared.
+
+    Returns:
+        Rows of "colour features", seed, estimated_bpp and the columns' differences.
+    """
+    runs: dict[tuple[int, int], dict[str, list[Mapping[str, Any]]]] = {}
+    for row in rows:
+        of = runs.setdefault((row["colour features"], row["seed"]), {})
+        of.setdefault(row["variant"], []).append(row)
+    gains = []
+    for (count, seed), of in runs.items():
+        for rate in rates:
+            fused, alone = (
+                {c: at_rate(of[variant], rate, c, "estimated_bpp") for c in columns}
+                for variant in ("fusion", "independent")
+            )
+            difference = {c: fused[c] - alone[c] for c in columns}
+            gains.append({"colour features": count, "seed": seed, "estimated_bpp": rate, **difference})
+    return gains

@@ -25,10 +25,10 @@ class StreamOutput(NamedTuple):
     """What one stream sends and shows; h = H/8, w = W/8, H and W after padding.
 
     Attributes:
-        x_hat: (B, C, H, W) reconstruction in the plane's unit, about [0, 1], or None where
+        x_hat: (B, C, H, W) reconstruction in the plane's unit, about [-0.5, 0.5], or None where
             only the code was asked for. Cropped to the input's size.
         bits: (B, n, h, w) in {0, 1}.
-        importance: (B, 1, h, w) p in (0, 1).
+        importance: (B, 1, h, w) p in (0, 1); 1 where nothing is masked.
         level: (B, h, w) int64, Q in 0..L-1.
         mask: (B, n, h, w) in {0, 1}.
         code: (B, n, h, w) masked bits in {-1, 0, +1}.

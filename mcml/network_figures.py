@@ -23,6 +23,7 @@ LABELS = {
     "psnr_Y": "luma PSNR (dB)",
     "psnr_Cb": "Cb PSNR (dB)",
     "psnr_Cr": "Cr PSNR (dB)",
+    "psnr_color": "mean PSNR of Cb and Cr (dB)",
     "ciede2000": "mean CIEDE2000",
     "delta_e76": "mean CIE76",
 }
@@ -51,7 +52,7 @@ def step_functions(panels: Mapping[str, Mapping[str, np.ndarray]], title: str) -
         ax.fill_between(curve["x"], curve["gradient"], color=HUES[1], alpha=0.35, lw=0, step="mid",
                         label="backward: the gradient used")  # fmt: skip
         ax.set(title=name, xlabel=str(curve.get("label", "x")), ylabel="value, gradient")
-    axes.flat[0].legend(loc="upper left", fontsize="small")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -105,7 +106,7 @@ def rate_distortion(
     panels = [(estimates, "system", "estimated_bpp", "networks: an ideal coder's estimate")]
     if files is not None:
         panels.append((files, "codec", "bpp", "classical codecs: bytes of files"))
-    figure, axes = _panels(1, len(panels), 5 * len(panels), 3.8, title)
+    figure, axes = _panels(1, len(panels), 10 if files is not None else 6.5, 3.8, title)
     for ax, (table, key, rate, name) in zip(axes.flat, panels, strict=True):
         for i, system in enumerate(table[key].unique()):
             curve = table[table[key] == system].sort_values(rate)
@@ -190,7 +191,10 @@ def level_by_activity(table: pd.DataFrame, title: str) -> Figure:
         ax.plot(part.activity, part.level, marker=MARKERS[i], color=HUES[i], label=f"dial {dial:+g}", ms=5)
     ax.set(xlabel="standard deviation inside the 8 x 8 square (grey levels)", ylabel="mean groups kept")
     ax.set_xscale("log")
-    ax.legend(fontsize="small")
+    ax.set_xticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
+    ax.xaxis.set_minor_locator(plt.NullLocator())
+    ax.set_xlim(0.9 * table.activity.min(), 1.1 * table.activity.max())
+    figure.legend(fontsize="small", loc="outside right upper")
     return figure
 
 
@@ -215,13 +219,16 @@ def stream_rates(table: pd.DataFrame, streams: Sequence[str], title: str) -> Fig
     return figure
 
 
-def seed_dots(table: pd.DataFrame, columns: Sequence[str], x: str, hue: str, title: str) -> Figure:
+def seed_dots(
+    table: pd.DataFrame, columns: Sequence[str], x: str, hue: str, title: str, *, zero: bool = False
+) -> Figure:
     """Draw one dot a seed and the mean as a bar, by category and group: the spread is seen.
 
     Args:
         table: columns `x` (categories), `hue` (groups) and the measured columns.
+        zero: draw the line of no difference.
     """
-    figure, axes = _panels(1, len(columns), 3.3 * len(columns), 3.4, title)
+    figure, axes = _panels(1, len(columns), 2.9 * len(columns), 3.4, title)
     categories, groups = list(table[x].unique()), list(table[hue].unique())
     for ax, column in zip(axes.flat, columns, strict=True):
         for i, group in enumerate(groups):
@@ -230,14 +237,19 @@ def seed_dots(table: pd.DataFrame, columns: Sequence[str], x: str, hue: str, tit
                 if values.empty:
                     continue
                 place = j + 0.24 * (i - (len(groups) - 1) / 2)
-                label = str(group) if j == 0 else None
                 ax.scatter(
                     np.full(len(values), place), values, s=26, color=HUES[i], marker=MARKERS[i], alpha=0.75,
-                    linewidths=0, label=label,
+                    linewidths=0,
                 )  # fmt: skip
                 ax.hlines(values.mean(), place - 0.1, place + 0.1, color=HUES[i], lw=2.2)
         ax.set_xticks(range(len(categories)), [str(c) for c in categories])
         ax.set(xlim=(-0.6, len(categories) - 0.4), xlabel=x.replace("_", " "), ylabel=_label(column))
         ax.grid(visible=False, axis="x")
-    axes.flat[-1].legend(fontsize="small")
+        if zero:
+            ax.axhline(0, color="black", lw=0.9)
+    marks = [
+        plt.Line2D([], [], ls="", marker=MARKERS[i], color=HUES[i], label=f"{hue} {g}" if zero else str(g))
+        for i, g in enumerate(groups)
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(groups))
     return figure

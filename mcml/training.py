@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from mcml import checkpoints, run_log, threshold_code
-from mcml.config import DataError
+from mcml.config import DataError, UsageError
 from mcml.losses import LossTerms, RateTarget, multi_loss
 from mcml.models import Model, build
 from mcml.patches import PatchStore, draw_patches
 from mcml.processes import caught_signals, make_fabric
 from mcml.recipes import PARTS, Recipe
+from mcml.results import check_writable
 from mcml.weights import copy_stream
 
 PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
@@ -45,12 +46,16 @@ class Trainer:
             recipe: what to train and how.
             photographs: a store, or what makes one for the process's device.
             run_dir: checkpoints and log.csv; created.
-            initial: a model whose streams are taken over where they are configured alike.
+            initial: a model whose streams are taken over; they must be configured alike.
             report: gets each row of the log and what the progress bar needs.
         """
         self.recipe, self.run_dir, self.report = recipe, run_dir, report
+        check_writable(checkpoints.log_file(run_dir))  # now, not after a minute
         self.fabric = make_fabric(recipe.train.precision)
         self.device = self.fabric.device
+        batch, processes = recipe.train.batch, self.fabric.world_size
+        if batch % processes:  # shares of different sizes would weigh differently
+            raise UsageError(f"train.batch is {batch}: expected a multiple of the {processes} processes")
         self.store = photographs(self.device) if callable(photographs) else photographs
         self.draws = torch.Generator(self.device).manual_seed(recipe.train.seed)
         self.host = torch.Generator().manual_seed(recipe.train.seed)

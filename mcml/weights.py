@@ -91,18 +91,24 @@ def save_model(model: Model, folder: Path, record: Mapping[str, Any], *, half: b
     """Write a model folder: config.json, weights-*.safetensors and the model card's record.
 
     Args:
-        model: its weights are stored as float16 unless `half` is False.
+        model: its weights are stored as float16, where that holds them, unless `half` is False.
         folder: replaced as a whole if it exists.
         record: what was trained, with which command, data, seconds and device.
     """
     tensors = {
-        name: value.half() if half and value.is_floating_point() else value
+        name: _halved(value) if half and value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
     with new_folder(folder) as place:
         save_tensors(place, "weights", tensors)
         content = {"model": model.config.to_dict(), "record": dict(record)}
         (place / "config.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _halved(value: Tensor) -> Tensor:
+    """Return float16, or the tensor itself where that would not hold it."""
+    smaller = value.half()
+    return smaller if bool(smaller.isfinite().all()) else value
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:

@@ -17,7 +17,7 @@ def mcml(tmp_path):
 
     def run(*arguments, **environment):
         return subprocess.run(
-            [sys.executable, "-m", "mcml.cli", *map(str, arguments)],
+            [sys.executable, "-m", "mcml", *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=tmp_path,

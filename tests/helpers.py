@@ -1,12 +1,43 @@
-"""What several test modules look up: the checkout and its notebooks."""
+"""What several test modules look up: the checkout, its notebooks, and the smallest networks."""
 
 from pathlib import Path
 
 from mcml import config
 
 ROOT = config.repo_root()
+TINY = {
+    **{
+        f"model.{stream}.{name}": value
+        for stream in ("luma", "color")
+        for name, value in {"width": 8, "code_channels": 16, "levels": 5, "groups": 1, "blocks": 1}.items()
+    },
+    "train.batch": 4,
+    "train.patch_px": 32,
+    "stage.start": "plain",
+}
 
 
 def notebooks() -> list[Path]:
     """Return the committed notebooks in order."""
     return sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def tiny_recipe(variant="luma", **settings):
+    """Return a recipe of networks that train a step in a hundredth of a second."""
+    from mcml.recipes import Recipe
+
+    return Recipe().changed(**{**TINY, "model.variant": variant, "train.steps": 6, **settings})
+
+
+def tiny_arguments(**settings):
+    """Return the same settings for a command line."""
+    return [f"--set={name}={value}" for name, value in {**TINY, **settings}.items()]
+
+
+def equal_tensors(first, second):
+    """Return whether two dictionaries hold the same tensors, bit for bit, NaN excluded."""
+    import torch
+
+    return first.keys() == second.keys() and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
+    )

@@ -49,6 +49,21 @@ PARAMETERS = {  # name: (good values, bad values)
     "codecs": (["webp", "jpeg420, webp"], ["", " , ", ["webp"]]),
     "sweep_bpp": (["0.15", "0.15, 0.3,1"], ["", "0", "0.1,x", "-1", "25", "nan", "inf", 0.3]),
     "profile": (["quick"], ["fast", "", 1]),
+    "test_dataset": (["", "kodak"], [None, 3]),
+    "held_out": (["", "chelsea,coffee"], [None, ["chelsea"]]),
+    "train_images": ([0, 24], [-1, 2.5, False]),
+    "crop_px": ([0, 64, 384], [1, 63, -8, 384.0]),
+    "training_profile": (["quick", "cpu"], ["", 1]),
+    "steps": ([1, 6000], [0, 1.5, True]),
+    "color_steps": ([1, 6000], [0, 1.5, True]),
+    "width": ([1, 96, 1024], [0, 1025, 32.0]),
+    "code_channels": ([1, 384, 1024], [0, 1025, 32.0]),
+    "color_channels": ([1, 48, 1024], [0, 1025, 32.0]),
+    "gamma": ([0, 1, 2.5], [-0.1, "1", True]),
+    "with_rgb": ([True, False], [0, 1, "yes"]),
+    "dials": (["-1,2", "-3, 0.5, 20"], ["", "1", "a,b", "-21,0", "0,nan", 3]),
+    "seeds": (["0", "0,1,2"], ["", "-1", "0.5", "a", 3]),
+    "feature_counts": (["12", "12,36"], ["", "0", "1025", "1.5", "a", 12]),
 }
 
 
@@ -76,6 +91,7 @@ def test_unknown_parameter_names_the_nearest():
 def test_rates_and_names_are_split_at_commas():
     assert config.parse_bpp_list("0.15, 0.3,") == [0.15, 0.3]
     assert config.parse_names(" jpeg420,webp ,") == ["jpeg420", "webp"]
+    assert config.parse_numbers("-1, 0.5,2,-1,") == [-1.0, 0.5, 2.0]
 
 
 @pytest.mark.parametrize("text", ["", "0.1;0.2", "0", "nan", "25"])

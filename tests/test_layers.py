@@ -5,27 +5,42 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, TINY
 
 LAYERS = {  # a module may import only from layers below its own
-    "config": 0, "color": 0, "artifacts": 1, "results": 1, "images": 2, "metrics": 3,
-    "data": 4, "patches": 4, "classical": 4, "codec": 5, "evaluation": 6,
-    "color_statistics": 6, "figures": 7, "jobs": 7, "report": 7, "runner": 8, "cli": 9,
+    "config": 0, "color": 0, "processes": 0, "artifacts": 1, "color_difference": 1, "networks": 1,
+    "quantization": 1, "rate": 1, "results": 1, "run_log": 1, "images": 2, "losses": 2, "model_config": 2, "threshold_design": 2,
+    "metrics": 3, "models": 3, "data": 4, "patches": 4, "classical": 4, "layout": 4, "recipes": 4,
+    "threshold_code": 4, "validation": 4, "weights": 4, "checkpoints": 5, "codec": 5, "evaluation": 6,
+    "color_statistics": 6, "inspection": 6, "training": 6, "experiments": 7, "figures": 7, "jobs": 7,
+    "report": 7, "network_figures": 8, "runner": 8, "train_cli": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 ONLY_IN = {
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures", "network_figures"},
     "seaborn": {"figures"},
-    "pandas": {"evaluation", "color_statistics", "figures", "report"},
+    "pandas": {"evaluation", "color_statistics", "figures", "network_figures", "report"},
     "papermill": {"runner"},
-    "torch": {"patches"},
+    "torch": {
+        "checkpoints", "color_difference", "experiments", "inspection", "layout", "losses", "models",
+        "networks", "patches", "processes", "quantization", "rate", "run_log", "threshold_code",
+        "threshold_design", "train_cli",
+        "training", "validation", "weights",
+    },
+    "safetensors": {"weights"},
+    "lightning_fabric": {"processes"},
+    "lightning": {"processes"},
     "typer": {"cli"},
-}
+}  # fmt: skip
 BARE = {"torch", "numpy", "PIL", "safetensors", "lightning", "lightning_fabric", "mcml"}
 ABSENT = [
     *("scipy", "skimage", "sklearn", "pandas", "matplotlib", "seaborn", "papermill", "joblib", "imagehash"),
     *("pooch", "requests", "typer", "rich", "bjontegaard", "pillow_jxl", "colour", "IPython", "nbformat"),
 ]
-TRAINING = ("patches", "images", "results", "config")
+TRAINING = (  # all that `mcml train` and `mcml info` import, data sets by name left out
+    *("train_cli", "training", "checkpoints", "layout", "recipes", "threshold_code", "validation", "weights"),
+    *("patches", "models", "model_config", "losses", "images", "results", "run_log", "rate", "quantization"),
+    *("networks", "color_difference", "processes", "color", "config", "threshold_design"),
+)
 
 
 def tree(module):
@@ -73,6 +88,16 @@ def test_training_needs_only_what_a_bare_machine_has(module):
     assert top <= BARE | set(sys.stdlib_module_names)
 
 
+def test_every_module_that_training_imports_is_among_them():
+    found, waiting = set(), {"train_cli"}
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        names = {name.split(".")[1] for name in imports(ast.walk(tree(module))) if name.startswith("mcml.")}
+        waiting |= (names & set(LAYERS)) - found - {"data"}  # imported only for a data set's name
+    assert found == set(TRAINING)
+
+
 def loaded_by(code):
     command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
@@ -88,17 +113,50 @@ def test_comparing_and_help_do_without_torch():
     assert not heavy & loaded_by("from mcml import cli, metrics, images, codec")
 
 
-def test_patches_can_be_drawn_where_every_other_library_is_missing():
-    code = f"""
+HIDE = f"""
 import sys
-class Block:
+class Hide:
+    'A finder for which the libraries that a bare machine lacks are not installed.'
+    def __init__(self, inner):
+        self.inner = inner
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {ABSENT!r}:
-            raise ImportError(f'{{name}} is not on the bare machine')
-sys.meta_path.insert(0, Block())
-import numpy as np, torch
-from mcml.patches import PatchStore
-store = PatchStore([np.zeros((40, 30, 3), np.uint8)])
-assert store.sample(2, 16, torch.Generator().manual_seed(0)).shape == (2, 3, 16, 16)
+        absent = name.split('.')[0] in {ABSENT!r}
+        return None if absent else self.inner.find_spec(name, path, target)
+    def find_distributions(self, context):
+        absent = {[name.lower() for name in ABSENT]!r}
+        found = getattr(self.inner, 'find_distributions', lambda context: [])(context)
+        return [d for d in found if (d.metadata['Name'] or '').lower().replace('-', '_') not in absent]
+sys.meta_path[:] = [Hide(finder) for finder in sys.meta_path]
 """
-    assert "torch" in loaded_by(code)
+
+
+def test_the_libraries_are_hidden_as_if_they_were_not_installed():
+    code = f"""{HIDE}
+import importlib.metadata, importlib.util
+for name in {ABSENT!r}:
+    assert importlib.util.find_spec(name) is None, name
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    raise AssertionError(name)
+assert importlib.metadata.version('numpy')
+assert not list(importlib.metadata.distributions(name='pandas'))
+"""
+    assert not set(ABSENT) & loaded_by(code)
+
+
+def test_training_runs_where_every_other_library_is_missing(photo_folder, tmp_path):
+    """Neither mcml nor fabric may want more than torch, numpy, Pillow and safetensors."""
+    settings = {**TINY, "model.variant": "fusion", "stage.start": "threshold", "train.augment": True}
+    arguments = [
+        *("train", "--profile", "gpu", "--variant", "fusion", "--steps", "1"),
+        *("--data", str(photo_folder), "--valid", str(photo_folder), "--run-dir", str(tmp_path / "run")),
+        *(f"--set={name}={str(value).lower()}" for name, value in settings.items()),
+    ]
+    code = f"{HIDE}\nfrom mcml import train_cli\nassert train_cli.main({arguments!r}) == 0"
+    loaded = loaded_by(code)
+    assert {"torch", "safetensors", "lightning_fabric"} <= loaded
+    assert not set(ABSENT) & loaded
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {"checkpoint-00000001", "log.csv", "model", "validation.csv"}

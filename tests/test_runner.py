@@ -263,7 +263,7 @@ print(sorted(p.name for p in output.folder.glob("*")))
 
 
 def start(results: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "mcml.cli", "reproduce", "--only", "01", "-p", "max_images=2"]
+    command = [sys.executable, "-m", "mcml", "reproduce", "--only", "01", "-p", "max_images=2"]
     environment = {**os.environ, "MCML_RESULTS": str(results)}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
