@@ -117,7 +117,7 @@ def rate_distortion(
                 ls="--" if system in smooth else "-",
             )  # fmt: skip
         ax.set(xlabel=_label(rate), ylabel=_label(column), title=name)
-        ax.legend(fontsize="small", loc="lower right")
+        ax.legend(fontsize="small")
     _share_limits(axes.flat)
     return figure
 

@@ -109,7 +109,8 @@ def test_it_is_small_and_names_no_machine(path):
     text = path.read_text("utf-8")
     assert len(text) < 1_000_000
     assert not re.search("/" + r"(home|root|tmp|work|Users)/", text)
-    assert "0x7f" not in text and "it/s]" not in text
+    said = re.sub(r'"image/\w+": "[^"]*"', "", text)  # base64 may hold any four letters
+    assert "0x7f" not in said and "it/s]" not in said
 
 
 @pytest.mark.parametrize("profile", config.profiles())
