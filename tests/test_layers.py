@@ -9,7 +9,8 @@ from helpers import ROOT, TINY
 
 LAYERS = {  # a module may import only from layers below its own
     "config": 0, "color": 0, "processes": 0, "artifacts": 1, "color_difference": 1, "networks": 1,
-    "quantization": 1, "rate": 1, "results": 1, "run_log": 1, "images": 2, "losses": 2, "model_config": 2, "threshold_design": 2,
+    "quantization": 1, "rate": 1, "results": 1, "run_log": 1, "images": 2, "losses": 2,
+    "model_config": 2, "threshold_design": 2,
     "metrics": 3, "models": 3, "data": 4, "patches": 4, "classical": 4, "layout": 4, "recipes": 4,
     "threshold_code": 4, "validation": 4, "weights": 4, "checkpoints": 5, "codec": 5, "evaluation": 6,
     "color_statistics": 6, "inspection": 6, "training": 6, "experiments": 7, "figures": 7, "jobs": 7,
