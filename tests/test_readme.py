@@ -10,8 +10,11 @@ from helpers import ROOT, notebooks
 from PIL import Image
 from typer.testing import CliRunner
 
-from mcml import artifacts, codec, config, data, figures, jobs, metrics
+from mcml import artifacts, codec, config, data, figures, jobs, metrics, train_cli
+from mcml.__main__ import BARE
 from mcml.cli import app
+from mcml.model_config import VARIANTS
+from mcml.recipes import training_profiles
 
 README = (ROOT / "README.md").read_text("utf-8")
 SHELL = (
@@ -38,12 +41,25 @@ def test_make_targets_exist(target):
 
 
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"(?<=\.venv/bin/)mcml [^`#\n]+", SHELL))))
-def test_commands_and_options_exist(line):
+def test_commands_and_options_exist(line, capsys):
     words = shlex.split(line)
-    shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"})
-    assert shown.exit_code == 0, shown.output
+    if words[1] in BARE:
+        with pytest.raises(SystemExit) as ended:
+            train_cli.main([words[1], "--help"])
+        code, text = ended.value.code, capsys.readouterr().out
+    else:
+        shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"})
+        code, text = shown.exit_code, shown.output
+    assert code == 0, text
     for option in (word for word in words if word.startswith("-")):
-        assert option in shown.output, option
+        assert option in text, option
+
+
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"(?<=\.venv/bin/)mcml train [^`#\n]+", SHELL))))
+def test_training_commands_name_known_variants_and_profiles(line):
+    words = shlex.split(line)
+    assert words[words.index("--variant") + 1] in VARIANTS
+    assert words[words.index("--profile") + 1] in training_profiles()
 
 
 def test_parameters_in_commands_are_the_notebooks():
@@ -65,7 +81,8 @@ def test_every_metric_codec_profile_and_notebook_is_named():
 
 def test_the_figure_is_what_the_code_draws():
     shown = np.asarray(Image.open(ROOT / "docs" / "figures" / "artefacts.png").convert("RGB")).astype(int)
-    names = config.parse_names(jobs.notebook_parameters(notebooks()[1])["codecs"].default)
+    (artefacts,) = (path for path in notebooks() if path.name.startswith("05"))
+    names = config.parse_names(jobs.notebook_parameters(artefacts)["codecs"].default)
     original = data.image_set("embedded").read("china")
     decodes = {}
     for name in names:
@@ -83,8 +100,19 @@ def test_the_figure_is_what_the_code_draws():
     assert np.abs(drawn - shown).mean() < 1  # levels; other CPUs may round a decoder's pixel differently
 
 
-def test_the_python_example_runs(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    exec(compile(example, "README.md", "exec"), {})
+EXAMPLES = {
+    ("weights" if "weights" in text else "codec"): text
+    for text in re.findall(r"```python\n(.*?)```", README, re.S)
+}
+
+
+def test_the_codec_example_runs(capsys):
+    exec(compile(EXAMPLES["codec"], "README.md", "exec"), {})
     bpp, ciede2000 = map(float, capsys.readouterr().out.split())
     assert abs(bpp / 0.3 - 1) < 0.02 and 0 < ciede2000 < 10
+
+
+def test_the_weights_example_runs(capsys):
+    exec(compile(EXAMPLES["weights"], "README.md", "exec"), {})
+    bpp, shape = capsys.readouterr().out.split(" ", 1)
+    assert 0.1 < float(bpp) < 1 and shape.strip() == "torch.Size([1, 3, 400, 600])"
