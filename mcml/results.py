@@ -221,7 +221,7 @@ def command_line() -> str:
     program = Path(sys.argv[0]).name
     if program.startswith("ipykernel"):
         return "a Jupyter kernel"
-    return shlex.join(["mcml" if program == "cli.py" else program, *sys.argv[1:]])
+    return shlex.join(["mcml" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _omp_threads() -> int | str:

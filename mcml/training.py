@@ -50,13 +50,13 @@ class Trainer:
             report: gets each row of the log and what the progress bar needs.
         """
         self.recipe, self.run_dir, self.report = recipe, run_dir, report
-        check_writable(checkpoints.log_file(run_dir))  # now, not after a minute
         self.fabric = make_fabric(recipe.train.precision)
         self.device = self.fabric.device
         batch, processes = recipe.train.batch, self.fabric.world_size
         if batch % processes:  # shares of different sizes would weigh differently
             raise UsageError(f"train.batch is {batch}: expected a multiple of the {processes} processes")
         self.store = photographs(self.device) if callable(photographs) else photographs
+        check_writable(checkpoints.log_file(run_dir))  # now, not after a minute
         self.draws = torch.Generator(self.device).manual_seed(recipe.train.seed)
         self.host = torch.Generator().manual_seed(recipe.train.seed)
         self.step, self.elapsed_s, self.best = 0, 0.0, math.inf
