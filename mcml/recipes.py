@@ -58,7 +58,7 @@ class StageConfig:
     encoder_from: float = 1.0
     encoder_lr: float = 0.1  # share of `lr`
     open_until: float = 0.0  # mask wholly open before that share, the dial's level after it
-    rate_target: float = 0.0  # mean importance to reach by dual ascent at any dial; 0: lambda of the dial
+    rate_target: float = 0.0  # mean p of the trained streams to reach by dual ascent; 0: lambda by dial
 
     def __post_init__(self) -> None:
         choose("start", self.start, ("threshold", "plain"))
@@ -77,6 +77,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.trained_streams()
+        if self.loss.color_difference != "none" and self.model.variant == "luma":
+            raise UsageError("the luma variant has no colours: loss.color_difference must be 'none'")
 
     def trained_streams(self) -> tuple[str, ...]:
         """Return the stream keys that learn."""

@@ -29,8 +29,15 @@ def name_figures(values: Sequence[float], streams: Sequence[str]) -> dict[str, f
     return found
 
 
-def check(row: Mapping[str, float], model: nn.Module, step: int, best: float, kept: Path | None) -> None:
-    """Stop a run whose figures or weights are not finite, or whose loss ran away.
+def check(
+    row: Mapping[str, float],
+    model: nn.Module,
+    step: int,
+    best: float,
+    kept: Path | None,
+    watched: str = "loss",
+) -> None:
+    """Stop a run whose figures or weights are not finite, or whose `watched` figure ran away.
 
     Raises:
         DivergedError: with the step, what is wrong, what to try and what is kept.
@@ -42,8 +49,8 @@ def check(row: Mapping[str, float], model: nn.Module, step: int, best: float, ke
             f"step {step}: {', '.join(bad) or 'the weights'} not finite (gradient norm "
             f"{row['gradient_norm']:.3g}); try a smaller train.lr or train.clip; {last}"
         )
-    if row["loss"] > DIVERGED * best:
+    if row[watched] > DIVERGED * best:
         raise DivergedError(
-            f"step {step}: the loss is {row['loss']:.3g} after a best of {best:.3g}; "
+            f"step {step}: the {watched} is {row[watched]:.3g} after a best of {best:.3g}; "
             f"try a smaller train.lr; {last}"
         )

@@ -73,6 +73,7 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from mcml import weights
+    from mcml.layout import equal_cost_rgb
     from mcml.recipes import load_recipe
     from mcml.training import Trainer, photographs_of
 
@@ -87,6 +88,11 @@ def _train(options: argparse.Namespace) -> int:
     if options.train is not None:
         settings.append(f"stage.train={json.dumps(options.train)}")
     recipe = load_recipe(options.profile, options.variant, settings)
+    if options.variant == "rgb" and not any(text.startswith("model.luma.width") for text in settings):
+        wanted = equal_cost_rgb(load_recipe(options.profile, "fusion", settings).model).luma
+        recipe = recipe.changed(
+            **{"model.luma.width": wanted.width, "model.luma.code_channels": wanted.code_channels}
+        )
     if options.threads < 1 or options.log_every < 1:
         raise UsageError("--threads and --log-every: expected a whole number from 1")
     torch.set_num_threads(options.threads)
@@ -116,7 +122,7 @@ def _train(options: argparse.Namespace) -> int:
         print("the same command goes on from here", file=sys.stderr)
         return 0
     if valid:
-        _evaluate(options.run_dir, valid)
+        _evaluate(options.run_dir, valid, trainer.device)
     print(f"{time.time() - began:.0f} s in all", file=sys.stderr)
     return 0
 
@@ -142,12 +148,12 @@ def _photographs(source: str) -> tuple[list[Path], str]:
     return paths, hashlib.sha256("".join(sha256(path) for path in paths).encode()).hexdigest()
 
 
-def _evaluate(run_dir: Path, paths: Sequence[Path]) -> None:
+def _evaluate(run_dir: Path, paths: Sequence[Path], device: Any) -> None:
     from mcml import validation, weights
     from mcml.images import read_image
     from mcml.results import atomic_write, to_csv
 
-    model = weights.load_model(run_dir / "model")  # from the file, float16 as released
+    model = weights.load_model(run_dir / "model", device)  # from the file, float16 as released
     rows = validation.validate(model, [read_image(path) for path in paths])
     atomic_write(run_dir / "validation.csv", to_csv(rows))
     writer = csv.writer(sys.stdout, delimiter="\t")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mcml import checkpoints, run_log, threshold_code
-from mcml.config import DataError, UsageError
+from mcml.config import UsageError
 from mcml.losses import LossTerms, RateTarget, multi_loss
 from mcml.models import Model, build
 from mcml.patches import PatchStore, draw_patches
@@ -60,9 +60,12 @@ class Trainer:
         self.draws = torch.Generator(self.device).manual_seed(recipe.train.seed)
         self.host = torch.Generator().manual_seed(recipe.train.seed)
         self.step, self.elapsed_s, self.best = 0, 0.0, math.inf
-        self.target = RateTarget(recipe.stage.rate_target or 1.0).to(self.device)
+        begin = PLAIN_SLOPES[recipe.loss.distortion][0]
+        self.target = RateTarget(recipe.stage.rate_target or 1.0, lmbda=begin).to(self.device)
         self.model = build(recipe.model, recipe.train.seed).to(self.device, memory_format=torch.channels_last)
         self.trained = recipe.trained_streams()
+        whole = recipe.loss.color_difference != "none"  # of whole pixels: frozen streams are decoded too
+        self.decoded = recipe.model.streams if whole else self.trained
         found = checkpoints.latest(run_dir)
         if found is None:
             self._begin(initial)
@@ -80,6 +83,7 @@ class Trainer:
         self.forward = torch.compile(self.model) if recipe.train.compile else self.model
 
     def _begin(self, initial: Model | None) -> None:
+        self.store.sample(1, self.recipe.train.patch_px, torch.Generator(self.device))  # large enough?
         if self.recipe.stage.start == "threshold":
             size = min(128, 8 * (int(torch.minimum(self.store.heights, self.store.widths).max()) // 8))
             seeded = torch.Generator(self.device).manual_seed(self.recipe.train.seed)
@@ -90,7 +94,11 @@ class Trainer:
         fresh = [key for key in self.model.streams if key not in kept]
         if fresh and self.recipe.stage.start == "threshold":
             threshold_code.start(self.model, patches, fresh, distortion=self.recipe.loss.distortion)
-        elif self.model.config.streams[0] in fresh:
+        elif fresh:
+            bits = self.model.streams[self.model.config.streams[0]].full_bits
+            for key in fresh:  # untrained bits cost about one each
+                self.model.streams[key].rate_weight.copy_(self.model.streams[key].full_bits / bits)
+        if self.model.config.streams[0] in fresh and self.recipe.stage.start == "plain":
             self.model.rate_slope.copy_(torch.tensor(PLAIN_SLOPES[self.recipe.loss.distortion]))
 
     def _parts(self) -> dict[str, list[nn.Parameter]]:
@@ -146,7 +154,7 @@ class Trainer:
         with fabric.autocast():
             output = self.forward(
                 rgb, dial + 20 if is_open else dial,
-                decode=self.trained, estimate=self.step % train.context_every == 0,
+                decode=self.decoded, estimate=self.step % train.context_every == 0,
             )  # fmt: skip
         terms = self._loss(rgb, dial, output)
         total = terms.total * 1.0
@@ -159,7 +167,10 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if stage.rate_target:
-            self.target.update(fabric.all_reduce(terms.rate.detach()))
+            rate = torch.stack(
+                [output.streams[key].importance.detach().mean() for key in self.trained]
+            ).mean()
+            self.target.update(fabric.all_reduce(rate).clamp(max=2 * stage.rate_target))
         self.step += 1
         self._average()
         return self._figures(terms, output, rgb, norm)
@@ -272,8 +283,9 @@ class Trainer:
     def _log(self, row: Tensor, speed: float) -> None:
         values = (self.fabric.all_reduce(row) if not self._alone() else row).tolist()
         found = run_log.name_figures(values, self.trained)
-        run_log.check(found, self.model, self.step, self.best, checkpoints.latest(self.run_dir))
-        self.best = min(self.best, found["loss"])
+        watched = "distortion" if self.recipe.stage.rate_target else "loss"  # lambda may grow by design
+        run_log.check(found, self.model, self.step, self.best, checkpoints.latest(self.run_dir), watched)
+        self.best = min(self.best, found[watched])
         row_out = {
             "step": self.step, "seconds": round(self.elapsed_s, 2), "spent": round(self.progress(), 5),
             "lr": self.optimizer.param_groups[0]["lr"], "images_per_s": speed, **found,
@@ -302,7 +314,10 @@ class Trainer:
 
     def _resume(self, folder: Path) -> None:
         extra, state = checkpoints.read(folder, self.recipe, self.model, self.averaged, self.optimizer)
-        self.draws.set_state(extra["draws"].cpu())
+        try:
+            self.draws.set_state(extra["draws"].cpu())
+        except RuntimeError as error:
+            raise UsageError(f"{folder} is of another kind of device than {self.device.type}") from error
         self.host.set_state(extra["host"].cpu())
         self.target.log_lambda.copy_(extra["log_lambda"])
         self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
@@ -312,6 +327,4 @@ class Trainer:
 
 def photographs_of(paths: Sequence[Path], cache: Path | None = None) -> Callable[[torch.device], PatchStore]:
     """Return what decodes `paths` into a store on a device."""
-    if not paths:
-        raise DataError("no photographs to train on")
     return lambda device: PatchStore.from_files(paths, device, cache)

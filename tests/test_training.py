@@ -413,3 +413,29 @@ def test_two_processes_take_the_steps_of_one(photo_folder, tmp_path):
         assert first.keys() == second.keys()
         for key, value in first.items():
             torch.testing.assert_close(second[key], value, rtol=0, atol=WEIGHT_TOLERANCE)
+
+
+def test_a_rate_target_is_reached_and_its_growing_lambda_is_no_divergence(store, tmp_path):
+    settings = {
+        "train.steps": 900, "train.context_every": 50, "train.lr": 1e-2, "stage.encoder_from": 0.0,
+        "stage.encoder_lr": 1.0, "stage.rate_target": 0.25,
+    }  # fmt: skip
+    trained(tiny_recipe(**settings), store, tmp_path, log_every=50)
+    rows = checkpoints.read_log(tmp_path)
+    assert max(row["importance_Y"] for row in rows) > 0.4  # dials are drawn evenly: it begins near a half
+    assert abs(rows[-1]["importance_Y"] - 0.25) < 0.08
+
+
+def test_a_colour_difference_works_on_frozen_luma(store, tmp_path):
+    luma = build(tiny_recipe().model)
+    recipe = tiny_recipe(
+        "fusion", **{"stage.train": "Cb,Cr", "loss.color_difference": "ciede2000", "loss.color_weight": 0.5}
+    )
+    run = trained(recipe, store, tmp_path, initial=luma)
+    assert equal_tensors(run.model.streams["Y"].state_dict(), luma.streams["Y"].state_dict())
+    assert all(row["color"] > 0 for row in checkpoints.read_log(tmp_path))
+
+
+def test_luma_alone_has_no_colour_difference():
+    with pytest.raises(UsageError, match="luma variant has no colours"):
+        tiny_recipe("luma", **{"loss.color_difference": "cielab"})
