@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mcml import checkpoints, run_log, threshold_code
-from mcml.config import UsageError
+from mcml.config import DataError, UsageError
 from mcml.losses import LossTerms, RateTarget, multi_loss
 from mcml.models import Model, build
 from mcml.patches import PatchStore, draw_patches
@@ -60,12 +60,11 @@ class Trainer:
         self.draws = torch.Generator(self.device).manual_seed(recipe.train.seed)
         self.host = torch.Generator().manual_seed(recipe.train.seed)
         self.step, self.elapsed_s, self.best = 0, 0.0, math.inf
-        begin = PLAIN_SLOPES[recipe.loss.distortion][0]
-        self.target = RateTarget(recipe.stage.rate_target or 1.0, lmbda=begin).to(self.device)
+        slope = PLAIN_SLOPES[recipe.loss.distortion][0]
+        self.target = RateTarget(recipe.stage.rate_target or 1.0, lmbda=slope).to(self.device)
         self.model = build(recipe.model, recipe.train.seed).to(self.device, memory_format=torch.channels_last)
         self.trained = recipe.trained_streams()
-        whole = recipe.loss.color_difference != "none"  # of whole pixels: frozen streams are decoded too
-        self.decoded = recipe.model.streams if whole else self.trained
+        self.decoded = self.trained if recipe.loss.color_difference == "none" else recipe.model.streams
         found = checkpoints.latest(run_dir)
         if found is None:
             self._begin(initial)
@@ -242,9 +241,8 @@ class Trainer:
             run_log.DivergedError: with what went wrong; checkpoints are as they were.
             DataError: if a checkpoint cannot be written; earlier ones are kept.
         """
-        sums, rows, saved_at = None, 0, time.monotonic()
-        began, before_s = time.monotonic(), self.elapsed_s
-        count, since = 0, time.monotonic()
+        sums, rows, before_s = None, 0, self.elapsed_s
+        began = since = saved_at = time.monotonic()
         with caught_signals() as stop:
             while self.progress() < 1.0:
                 row = self._train_step()
@@ -252,7 +250,7 @@ class Trainer:
                 if self.step % self.recipe.train.context_every != 1 % self.recipe.train.context_every:
                     weight[10::5] = 0  # no estimate in this step
                 sums = (row * weight, weight) if sums is None else (sums[0] + row * weight, sums[1] + weight)
-                count, rows = count + 1, rows + 1
+                rows += 1
                 if self.step % log_every and self.progress() < 1.0 and not (stop and self._alone()):
                     continue
                 self.elapsed_s = self._agree(before_s + time.monotonic() - began)
@@ -327,4 +325,6 @@ class Trainer:
 
 def photographs_of(paths: Sequence[Path], cache: Path | None = None) -> Callable[[torch.device], PatchStore]:
     """Return what decodes `paths` into a store on a device."""
+    if not paths:
+        raise DataError("no photographs to train on")
     return lambda device: PatchStore.from_files(paths, device, cache)
