@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mcml.config import DataError, UsageError
 from mcml.models import Model
-from mcml.recipes import Recipe
+from mcml.recipes import Recipe, flat
 from mcml.results import atomic_write
 from mcml.weights import load_into, load_tensors, new_folder, save_tensors
 
@@ -69,11 +69,11 @@ def read(
     """
     try:
         state = json.loads((folder / "state.json").read_text("utf-8"))
-        then = _flat(state["recipe"])
+        then = flat(state["recipe"])
         _ = state["step"], state["elapsed_s"], state["best"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder}: not a whole checkpoint ({error})") from error
-    for name, value in _flat(recipe.to_dict()).items():
+    for name, value in flat(recipe.to_dict()).items():
         if value != then.get(name) and name not in ("train.steps", "train.minutes"):
             raise UsageError(
                 f"{folder} is of another configuration: {name} was {then.get(name)!r}, now {value!r}; "
@@ -92,14 +92,6 @@ def read(
             if value.shape == parameter.shape:
                 entry[name] = torch.empty_like(parameter).copy_(value)
     return load_tensors(folder, "extra"), state
-
-
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in tables.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
 
 
 def log_file(run_dir: Path) -> Path:

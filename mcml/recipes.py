@@ -183,7 +183,7 @@ def load_recipe(profile: str, variant: str, settings: Sequence[str] = ()) -> Rec
         choose("variant", name, VARIANTS)
     own = variants.get(variant, {})
     for tables in (content, own):
-        for table, entries in _flat(tables):
+        for table, entries in flat(tables).items():
             _assign(values, table, entries)
     _assign(values, "model.variant", variant)
     for text in settings:
@@ -194,10 +194,11 @@ def load_recipe(profile: str, variant: str, settings: Sequence[str] = ()) -> Rec
     return from_dict(values)
 
 
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
+def flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name."""
+    found: dict[str, Any] = {}
     for name, value in tables.items():
-        found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return found
 
 
