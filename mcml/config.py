@@ -27,6 +27,14 @@ class DataError(McmlError):
     """A file or folder that is missing, unreadable or unfit (exit code 1)."""
 
 
+class CorruptStreamError(DataError):
+    """A compressed file that is damaged, cut short or was never whole."""
+
+
+class UnsupportedStreamError(DataError):
+    """A compressed file that needs another version, model or limit than is here."""
+
+
 def repo_root() -> Path:
     """Return the checkout that holds ``mcml``, ``notebooks`` and ``data``."""
     return Path(__file__).resolve().parent.parent

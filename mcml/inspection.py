@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcml import metrics, weights
+from mcml import metrics, model_files, weights
 from mcml.color import luma, rgb_to_lab, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
 from mcml.losses import LossConfig, multi_loss
 from mcml.models import Model, ModelOutput
@@ -19,7 +19,7 @@ from mcml.validation import to_tensor, validate
 
 def released_models(*streams: str) -> dict[str, Model]:
     """Return the released models that have all of `streams`, by name; none where none are there."""
-    found = {name: weights.load_model(name) for name in weights.released()}
+    found = {name: weights.load_model(name) for name in model_files.released()}
     return {name: model for name, model in found.items() if set(streams) <= set(model.streams)}
 
 

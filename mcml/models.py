@@ -104,18 +104,22 @@ class Stream(nn.Module):
         heads = [self.encoder] if self.importance is None else [self.encoder, self.importance]
         return any(p.requires_grad for head in heads for p in head.parameters())
 
-    def encode(self, plane: Tensor, dial: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, plane: Tensor, dial: Tensor, flat: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return bits (B, n, h, w) and importance p (B, 1, h, w).
 
         Args:
             plane: (B, C, H, W) in [-0.5, 0.5], sides multiples of 8.
             dial: (B,) bias on the importance logit.
+            flat: (B,) true where the map is the dial's level everywhere.
         """
         features, e = self.encoder(plane)
-        flat = torch.zeros(len(plane), 1, *features.shape[-2:], device=plane.device)
+        logit = torch.zeros(len(plane), 1, *features.shape[-2:], device=plane.device)
         if self.config.importance == "none":
-            return binarize(e), flat + 1
-        logit = flat if self.importance is None else self.importance(features)
+            return binarize(e), logit + 1
+        if self.importance is not None:
+            logit = self.importance(features)
+            if flat is not None:
+                logit = torch.where(flat.view(-1, 1, 1, 1), 0.0, logit)
         return binarize(e), torch.sigmoid(logit + dial.view(-1, 1, 1, 1))
 
     def mask(self, importance: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,7 +193,13 @@ class Model(nn.Module):
         return torch.einsum("ck,bkhw->bchw", self.to_rgb.to(luma.dtype), ycbcr)
 
     def forward(
-        self, rgb: Tensor, dial: Tensor | float, *, decode: Sequence[str] | None = None, estimate: bool = True
+        self,
+        rgb: Tensor,
+        dial: Tensor | float,
+        *,
+        decode: Sequence[str] | None = None,
+        estimate: bool = True,
+        flat: Tensor | None = None,
     ) -> ModelOutput:
         """Encode, quantise and decode.
 
@@ -198,6 +208,7 @@ class Model(nn.Module):
             dial: b, one number or (B,); larger keeps more bits at each position.
             decode: stream keys to decode, all by default; the others give codes only.
             estimate: False leaves `estimated_bits` at zero and saves the context models' work.
+            flat: (B,) true where all maps are the dial's level everywhere.
         """
         padded, size = pad_to_multiple(rgb, STRIDE)
         dial = torch.as_tensor(dial, dtype=torch.float32, device=rgb.device).expand(len(rgb))
@@ -206,7 +217,7 @@ class Model(nn.Module):
         for key, plane in self.planes(padded).items():
             stream = self.streams[key]
             with torch.set_grad_enabled(torch.is_grad_enabled() and stream.encoder_learns()):
-                bits, importance = stream.encode(plane, dial)
+                bits, importance = stream.encode(plane, dial, flat)
                 level, mask = stream.mask(importance)
             code = masked_bits(bits, mask)
             luma = outputs["Y"] if key in ("Cb", "Cr") else None

@@ -58,11 +58,14 @@ class StageConfig:
     encoder_from: float = 1.0
     encoder_lr: float = 0.1  # share of `lr`
     open_until: float = 0.0  # mask wholly open before that share, the dial's level after it
+    flat_share: float = 0.0  # of the samples that are trained with one level everywhere
     rate_target: float = 0.0  # mean p of the trained streams to reach by dual ascent; 0: lambda by dial
 
     def __post_init__(self) -> None:
         choose("start", self.start, ("threshold", "plain"))
-        shares = dict.fromkeys(("decoder_from", "importance_from", "encoder_from", "open_until"), (0, 1))
+        shares = dict.fromkeys(
+            ("decoder_from", "importance_from", "encoder_from", "open_until", "flat_share"), (0, 1)
+        )
         _check_numbers(self, {**shares, "encoder_lr": (0, 10), "rate_target": (0, 1)})
 
 

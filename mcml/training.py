@@ -143,17 +143,15 @@ class Trainer:
         rgb = draw_patches(self.store, train.batch, train.patch_px, self.draws, self.host, train.augment)
         dial = torch.rand(train.batch, generator=self.draws, device=self.device)
         dial = config.dial_low + (config.dial_high - config.dial_low) * dial
+        flat = torch.rand(train.batch, generator=self.draws, device=self.device) < stage.flat_share
         # Every process draws the whole batch and takes its share: N processes see what one would.
-        rgb, dial = (
-            rgb[fabric.global_rank :: fabric.world_size],
-            dial[fabric.global_rank :: fabric.world_size],
-        )
+        rgb, dial, flat = (drawn[fabric.global_rank :: fabric.world_size] for drawn in (rgb, dial, flat))
         rgb = rgb.contiguous(memory_format=torch.channels_last)
         is_open = self.progress() < stage.open_until
         with fabric.autocast():
             output = self.forward(
                 rgb, dial + 20 if is_open else dial,
-                decode=self.decoded, estimate=self.step % train.context_every == 0,
+                decode=self.decoded, estimate=self.step % train.context_every == 0, flat=flat,
             )  # fmt: skip
         terms = self._loss(rgb, dial, output)
         total = terms.total * 1.0

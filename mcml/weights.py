@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -11,17 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mcml.config import DataError, UsageError, choose, repo_root
+from mcml.config import DataError, UsageError
+from mcml.model_files import ENTROPY, entropy_tensors, model_folder, read_config
 from mcml.models import Model, ModelConfig
 from mcml.results import replace_folder
 
 FILE_LIMIT_BYTES = 15 * 2**20  # with its header a file stays under 16 MiB
 
 
-def save_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> list[Path]:
+def save_tensors(
+    folder: Path, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> list[Path]:
     """Write tensors as name-0.safetensors, name-1.safetensors, ... of at most 15 MiB of data.
 
     Raises:
@@ -42,7 +47,7 @@ def save_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> list
         filled += size
     files = [folder / f"{name}-{i}.safetensors" for i in range(len(parts))]
     for path, part in zip(files, parts, strict=True):
-        save_file(part, path)
+        save_file(part, path, metadata)
     return files
 
 
@@ -87,39 +92,73 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise
 
 
-def save_model(model: Model, folder: Path, record: Mapping[str, Any], *, half: bool = True) -> None:
+def save_model(
+    model: Model,
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    half: bool = True,
+    entropy: Mapping[str, np.ndarray] | None = None,
+    shared: str = "",
+) -> None:
     """Write a model folder: config.json, weights-*.safetensors and the model card's record.
+
+    Tensors that are zero throughout are named, not stored.
 
     Args:
         model: its weights are stored as float16, where that holds them, unless `half` is False.
         folder: replaced as a whole if it exists.
         record: what was trained, with which command, data, seconds and device.
+        entropy: integers of the entropy coder; with them the model has an identity and writes files.
+        shared: name of a model folder beside it, whose tensors are used where they are the same.
     """
     tensors = {
-        name: _halved(value) if half and value.is_floating_point() else value
+        name: _halved(value) if half and value.is_floating_point() else value.detach()
         for name, value in model.state_dict().items()
     }
+    other = _stored(folder.parent / shared) if shared else {}
+    own = {
+        name: value for name, value in tensors.items()
+        if name not in other or other[name].shape != value.shape
+        or not torch.equal(other[name].to(value.dtype), value.cpu())
+    }  # fmt: skip
+    zeros = [name for name, value in own.items() if not value.any()]
+    content: dict[str, Any] = {"model": model.config.to_dict()}
+    if entropy is not None:
+        stored = copy.deepcopy(model)
+        load_into(stored, tensors, str(folder))
+        content["identity"] = identity(stored, entropy)
+    content |= {"shared": shared, "zeros": zeros}
     with new_folder(folder) as place:
-        save_tensors(place, "weights", tensors)
-        content = {"model": model.config.to_dict(), "record": dict(record)}
-        (place / "config.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        kept = {name: value for name, value in own.items() if name not in zeros}
+        metadata = {"mcml": json.dumps(content)}
+        save_tensors(place, "weights", kept, metadata)
+        if entropy is not None and not (shared and _same(entropy, entropy_tensors(folder.parent / shared))):
+            from safetensors.numpy import save_file
+
+            save_file({k: np.ascontiguousarray(v) for k, v in entropy.items()}, place / ENTROPY, metadata)
+        (place / "config.json").write_text(
+            json.dumps(content | {"record": dict(record)}, indent=2) + "\n", "utf-8"
+        )
+
+
+def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def _halved(value: Tensor) -> Tensor:
     """Return float16, or the tensor itself where that would not hold it."""
-    smaller = value.half()
-    return smaller if bool(smaller.isfinite().all()) else value
+    smaller = value.detach().half()
+    return smaller if bool(smaller.isfinite().all()) else value.detach()
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Read a model folder's configuration and record."""
-    path = folder / "config.json"
+    content = read_config(folder)
     try:
-        content = json.loads(path.read_text("utf-8"))
         return ModelConfig.from_dict(content["model"]), content.get("record", {})
-    except OSError as error:
-        raise DataError(f"{folder}: not a model folder (no readable config.json)") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        path = folder / "config.json"
         raise DataError(f"{path}: not the configuration of a model of this version ({error})") from error
 
 
@@ -127,22 +166,36 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> Model:
     """Build a model from a folder, or from the name of a released one.
 
     Args:
-        folder: path, or a name from `released`.
+        folder: path, or a name from `model_files.released`.
         device: where the weights go, as float32.
 
     Raises:
-        DataError: if the folder is not whole, or weights and configuration disagree.
+        DataError: if the folder is not whole, or weights, configuration and identity disagree.
         UsageError: for an unknown name.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        if len(path.parts) > 1:
-            raise DataError(f"{folder}: no such folder")
-        path = released_folder() / choose("model", str(folder), released())
+    path = model_folder(folder)
     config, _ = load_config(path)
+    content = read_config(path)
     model = Model(config)
-    load_into(model, load_tensors(path, "weights"), str(path))
+    shapes = model.state_dict()
+    tensors = _stored(path)
+    if content.get("shared"):
+        tensors = {k: v for k, v in _stored(path.parent / content["shared"]).items() if k in shapes} | tensors
+    load_into(model, tensors, str(path))
+    if "identity" in content and identity(model, entropy_tensors(path)) != content["identity"]:
+        raise DataError(f"{path}: weights and identity disagree: the folder's files are not of one model")
     return model.to(device).eval()
+
+
+def _stored(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors that a folder itself holds, those that are only named as zeros too."""
+    config, _ = load_config(folder)
+    found = load_tensors(folder, "weights")
+    zeros = read_config(folder).get("zeros", ())
+    if zeros:
+        shapes = Model(config).state_dict()
+        found |= {name: torch.zeros_like(shapes[name]) for name in zeros if name in shapes}
+    return found
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -186,20 +239,20 @@ def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in module.state_dict().items()}
 
 
-def released_folder() -> Path:
-    """Return the folder of the released models."""
-    return repo_root() / "data" / "models"
-
-
-def released() -> list[str]:
-    """Return the names of the released models."""
-    return sorted(path.parent.name for path in released_folder().glob("*/config.json"))
-
-
 def digest(model: Model) -> str:
     """Return SHA-256 of all weights, by name: the identity of a model."""
     found = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def identity(model: Model, entropy: Mapping[str, np.ndarray]) -> str:
+    """Return SHA-256 of configuration, weights and entropy coder: what a file's decoder needs."""
+    found = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    found.update(digest(model).encode())
+    for name, value in sorted(entropy.items()):
+        found.update(f"{name} {value.dtype} {value.shape}".encode())
+        found.update(np.ascontiguousarray(value).tobytes())
     return found.hexdigest()

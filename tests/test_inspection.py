@@ -120,7 +120,7 @@ def test_measuring_side_by_side_is_validation_and_ciede2000(fusion, picture):
 
 
 def test_released_models_are_those_with_the_wanted_streams(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "released_folder", lambda: tmp_path)
+    monkeypatch.setattr(model_files, "released_folder", lambda: tmp_path)
     assert inspection.released_models("Y") == {}
     for variant in ("luma", "fusion", "rgb"):
         weights.save_model(model(variant), tmp_path / variant, {})

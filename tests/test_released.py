@@ -9,7 +9,7 @@ from helpers import ROOT
 
 from mcml import data, experiments, validation, weights
 
-NAMES = weights.released()
+NAMES = model_files.released()
 DIALS = (-3.0, -1.5, 0.0, 1.5, 3.0)
 
 
@@ -24,14 +24,14 @@ def test_something_is_released():
 
 
 def test_all_weights_together_stay_within_their_budget():
-    files = list(weights.released_folder().rglob("*.safetensors"))
+    files = list(model_files.released_folder().rglob("*.safetensors"))
     assert max(path.stat().st_size for path in files) < 16 * 2**20
     assert sum(path.stat().st_size for path in files) <= 14e6
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_model_says_how_it_was_made(name):
-    _, record = weights.load_config(weights.released_folder() / name)
+    _, record = weights.load_config(model_files.released_folder() / name)
     for key in ("command", "data_hash", "seconds", "device", "steps", "photographs", "recipe"):
         assert record[key], key
     assert name in (ROOT / "docs" / "MODELS.md").read_text("utf-8")

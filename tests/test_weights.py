@@ -111,12 +111,12 @@ def test_unknown_names_and_folders_are_refused(tmp_path):
 
 
 def test_released_models_are_found_by_name_and_mistyped_ones_get_the_nearest():
-    names = weights.released()
+    names = model_files.released()
     assert names == sorted(
-        p.name for p in weights.released_folder().glob("*") if (p / "config.json").exists()
+        p.name for p in model_files.released_folder().glob("*") if (p / "config.json").exists()
     )
     for name in names:
-        assert weights.load_model(name).config == weights.load_config(weights.released_folder() / name)[0]
+        assert weights.load_model(name).config == weights.load_config(model_files.released_folder() / name)[0]
         with pytest.raises(UsageError, match=f"did you mean '{name}'"):
             weights.load_model(f"{name}x")
 
