@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 
-BARE = ("train", "info")  # run where typer is not installed
+BARE = ("train", "info", "train-entropy")  # run where typer is not installed
 
 
 def main() -> None:
     """Hand over to the command line that the first word asks for."""
     words = [word for word in sys.argv[1:] if word != "--debug"]
     if words and words[0] in BARE:
-        from mcml import train_cli
+        from mcml import entropy_cli, train_cli
 
         try:
-            code = train_cli.main()
+            code = (entropy_cli if words[0] == "train-entropy" else train_cli).main()
             sys.stdout.flush()
         except BrokenPipeError:
             sys.stderr.close()

@@ -77,7 +77,7 @@ class Header:
         return self
 
     def pack(self) -> bytes:
-        """Return the header's bytes: 25 for a flat colour picture in one layer."""
+        """Return the header's bytes: 28 for a flat colour picture in one layer, 25 with importance maps."""
         self.check()
         tile = self.tile_px.bit_length() - 1 - TILE_LOG2.start
         flags = tile | ADAPTIVE * self.adaptive | LAYERED * (self.layers > 1)
@@ -136,16 +136,15 @@ def read_header(data: bytes) -> tuple[Header, int]:
 def write(header: Header, chunks: Sequence[bytes]) -> bytes:
     """Join a header and its chunks, which are in the order of `Header.order`.
 
-    Each chunk is its length (LEB128), its bytes, and CRC-32 of the whole file up to there.
+    Each chunk is its length (LEB128), its bytes, and CRC-32 of the file up to there without the
+    earlier checksums (with them it would forget: a CRC over its own data and itself is a constant).
     """
     parts = [header.pack()]
     crc = zlib.crc32(parts[0])
     for chunk in chunks:
         body = _length(len(chunk)) + chunk
         crc = zlib.crc32(body, crc)
-        check = crc.to_bytes(CRC_BYTES, "little")
-        crc = zlib.crc32(check, crc)
-        parts += [body, check]
+        parts += [body, crc.to_bytes(CRC_BYTES, "little")]
     return b"".join(parts)
 
 
@@ -176,15 +175,48 @@ def read(data: bytes, *, partial: bool = False) -> tuple[Header, list[bytes]]:
         length, begin = found
         end = begin + length
         crc = zlib.crc32(data[position:end], crc)
-        check = data[end : end + CRC_BYTES]
-        if crc.to_bytes(CRC_BYTES, "little") != check:
+        if crc.to_bytes(CRC_BYTES, "little") != data[end : end + CRC_BYTES]:
             raise CorruptStreamError(f"{where} is damaged: its checksum differs")
-        crc = zlib.crc32(check, crc)
         chunks.append(data[begin:end])
         position = end + CRC_BYTES
     if position != len(data):
         raise CorruptStreamError(f"{len(data) - position} bytes follow the last chunk")
     return header, chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stock:
+    """What is in a file that is whole, or was cut short: then `error` says so.
+
+    Attributes:
+        header: the file's.
+        sizes: bytes by (stream from 0, "map" | "bits"), lengths and checksums left out.
+        chunks: how many the header promises.
+        whole: how many are there, their checksums right.
+        error: None for a whole file.
+    """
+
+    header: Header
+    sizes: dict[tuple[int, str], int]
+    chunks: int
+    whole: int
+    error: CorruptStreamError | None
+
+
+def take_stock(data: bytes) -> Stock:
+    """Check and count a file's chunks; raises what `read` does for one that is not merely cut short."""
+    error = None
+    try:
+        header, chunks = read(data)
+    except CorruptStreamError as caught:
+        header, chunks = read(data, partial=True)
+        error = caught
+    kinds = ("map", "bits") if header.adaptive else ("bits",)
+    sizes = {(stream, kind): 0 for stream in range(len(header.rates)) for kind in kinds}
+    for (_, _, stream, kind), chunk in zip(header.order(), chunks, strict=False):
+        sizes[stream, kind] += len(chunk)
+    promised = len(header.tiles()) * len(header.rates) * (header.layers + header.adaptive)
+    return Stock(header=header, sizes=sizes, chunks=promised, whole=len(chunks), error=error)
 
 
 def _length(value: int) -> bytes:

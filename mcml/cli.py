@@ -1,4 +1,4 @@
-"""The command line: `mcml compare | evaluate | reproduce | data`, and a hint at `train | info`."""
+"""The command line: `mcml compare | evaluate | reproduce | data`, others of `file_cli` and `train_cli`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mcml import __version__
+from mcml import __version__, file_cli
 from mcml.config import DataError, McmlError, UsageError, parse_bpp_list, parse_names
+from mcml.file_cli import progress
 
 app = typer.Typer(
     name="mcml",
@@ -43,6 +44,9 @@ def options(
     """Multi-channel multi-loss image compression: colour metrics, codecs, notebooks."""
 
 
+for command in (file_cli.compress, file_cli.decompress, file_cli.identify):
+    app.command()(command)
+
 # --------------------------------------------------------------------------------- compare
 
 
@@ -58,6 +62,7 @@ def compare(
     """
     from mcml import metrics
     from mcml.images import read_image
+    from mcml.results import print_table
 
     rows: list[dict[str, Any]] = []
     for name, first, second in _pairs(reference, decoded):
@@ -74,7 +79,7 @@ def compare(
         return
     if len(rows) > 1:
         rows.append({"image": f"mean of {mean['images']}", **mean})
-    _print_table([{k: v for k, v in row.items() if k not in ("images", "identical")} for row in rows])
+    print_table([{k: v for k, v in row.items() if k not in ("images", "identical")} for row in rows])
     if mean["identical"] and len(rows) > 1:
         print(
             f"{mean['identical']} of {mean['images']} pairs are identical: infinite dB are not in the mean."
@@ -126,20 +131,6 @@ def _to_json(value: Any) -> str:
     return json.dumps(plain(value), indent=2).replace(json.dumps(marker), "1e999")
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    from mcml.results import columns_of, format_value
-
-    columns = columns_of(rows)
-    cells = [columns, *([format_value(c, row.get(c)) for c in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    for line in cells:
-        first, *others = (
-            text.ljust(w) if i == 0 else text.rjust(w)
-            for i, (text, w) in enumerate(zip(line, widths, strict=True))
-        )
-        print("  ".join([first, *others]).rstrip())
-
-
 # -------------------------------------------------------------------------------- evaluate
 
 
@@ -179,7 +170,7 @@ def evaluate(
 
     results.check_writable(csv)  # now, not after an hour of encoding
     began = time.perf_counter()
-    with _progress() as bar:
+    with progress() as bar:
         task = bar.add_task("encode, decode, measure", total=None)
         table = evaluation.evaluate(
             found.paths, names, targets, workers=workers,
@@ -194,20 +185,11 @@ def evaluate(
         **results.provenance(),
     }
     results.atomic_write(record_file, json.dumps(record, indent=2) + "\n")
-    _print_table(results.as_rows(evaluation.mean_table(table)))
+    results.print_table(results.as_rows(evaluation.mean_table(table)))
     for sentence in evaluation.misses(table):
         print(f"note: {sentence}", file=sys.stderr)
     print(f"{len(table)} rows in {csv}", file=sys.stderr)
     evaluation.check_reach(table)
-
-
-def _progress() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 # ------------------------------------------------------------------------------- reproduce
@@ -226,7 +208,7 @@ def reproduce(
     from mcml import jobs, runner
 
     overrides = dict(_assignment(text) for text in parameter or [])
-    with _progress() as bar:
+    with progress() as bar:
         tasks: dict[str, Any] = {}
 
         def show(name: str, done: int, total: int) -> None:
@@ -261,6 +243,7 @@ def _assignment(text: str) -> tuple[str, str]:
 def data() -> None:
     """List the data sets: what they are, under which licence, and whether they are here."""
     from mcml.data import image_set, is_registered, registry
+    from mcml.results import print_table
 
     rows = []
     for name, entry in registry().items():
@@ -287,7 +270,7 @@ def data() -> None:
                 "licence": entry["licence"],
             }
         )
-    _print_table(rows)
+    print_table(rows)
 
 
 def _has_kodak() -> bool:

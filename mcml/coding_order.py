@@ -50,8 +50,8 @@ def level_passes(height: int, width: int) -> Iterator[tuple[int, np.ndarray, np.
 
     Yields:
         number of the pass; rows and columns of its positions, (N,) each; its neighbours, known by
-        then, as (rows, columns) pairs, or none for the anchors. Neighbours beyond an edge are
-        replaced by the nearest position of the opposite side that is known.
+        then, as (rows, columns) pairs, or none for the anchors. A neighbour beyond an edge is
+        replaced by the one on the opposite side; where both of an axis are, by the other axis's.
     """
     stride = LEVEL_STRIDE
     rows, columns = _grid(range(0, height, stride), range(0, width, stride))
@@ -75,7 +75,10 @@ def _grid(rows: range, columns: range) -> tuple[np.ndarray, np.ndarray]:
 
 def _around(rows, columns, half, taps, height, width) -> list:
     found = []
+    flat, narrow = (rows < half) & (rows + half >= height), (columns < half) & (columns + half >= width)
     for dy, dx in taps:
+        turned = (flat & (dy != 0)) | (narrow & (dx != 0))
+        dy, dx = np.where(turned, dx, dy), np.where(turned, dy, dx)
         y, x = rows + dy * half, columns + dx * half
         y = np.where((y < 0) | (y >= height), rows - dy * half, y)
         x = np.where((x < 0) | (x >= width), columns - dx * half, x)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import random
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,102 @@ def seed_everything(seed: int) -> None:
     numpy.random.seed(seed)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
+
+
+# -------------------------------------------------------------------- inputs and outputs
+
+
+def find_inputs(
+    words: Sequence[str], suffixes: Collection[str], what: str
+) -> tuple[list[Path], list[DataError]]:
+    """Find the files that words on a command line name.
+
+    Args:
+        words: files, folders (all files of `suffixes` directly in them) or patterns as ``*.png``.
+        suffixes: lower case, with their dots.
+        what: what such a file is called in errors.
+
+    Returns:
+        Each file once, in order, whether there or not; and an error for each other word that names none.
+
+    Raises:
+        UsageError: for an empty word.
+    """
+    found: dict[Path, Path] = {}
+    errors = []
+    for word in words:
+        if not word:
+            raise UsageError(f"an input's name is empty: give a file, a folder or a pattern of {what}s")
+        path, missing = Path(word), f"holds no {what} ({', '.join(sorted(suffixes))})"
+        try:
+            if path.is_dir():
+                paths = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+            elif glob.has_magic(word) and not path.exists():
+                missing = "no file has a name of this pattern"
+                paths = sorted(p for p in _matching(word) if p.is_file())
+            else:
+                paths = [path]
+        except OSError as error:
+            paths, missing = [], f"cannot be read ({error.strerror})"
+        if not paths:
+            errors.append(DataError(f"{word}: {missing}"))
+        for path in paths:
+            found.setdefault(_place(path), path)
+    return list(found.values()), errors
+
+
+def _matching(pattern: str) -> Iterable[Path]:
+    return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob refuses absolute ones)
+
+
+def _place(path: Path) -> Path:
+    """Return where a file is, itself not followed if it is a link."""
+    return path.parent.resolve() / path.name
+
+
+def names_folder(output: str) -> bool:
+    """Say whether an output is a folder: it is one, or ends with a slash."""
+    return output.endswith(("/", os.sep)) or Path(output).is_dir()
+
+
+def pair_outputs(
+    paths: Sequence[Path], words: Sequence[str], output: str, suffix: str, overwrite: bool
+) -> list[tuple[Path, Path]]:
+    """Pair inputs with their outputs before any work is done.
+
+    Args:
+        paths: what `find_inputs` found.
+        words: what it was given: a folder, a pattern or several words make `output` a folder.
+        output: file or folder; ``""`` puts each output beside its input.
+        suffix: of the outputs.
+        overwrite: whether outputs may exist.
+
+    Raises:
+        UsageError: if an output exists, is an input, is a folder, or is that of two inputs.
+    """
+    many = len(paths) > 1 or len(words) > 1 or any(glob.has_magic(w) or Path(w).is_dir() for w in words)
+    folder = Path(output)
+    if output and many and folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {output} is a file: several inputs need a folder")
+    inputs = {_place(path) for path in paths}
+    taken: dict[Path, Path] = {}
+    pairs = []
+    for path in paths:
+        made = path.with_suffix(suffix)
+        if output:
+            made = folder / made.name if many or names_folder(output) else folder
+        place = _place(made)
+        if place in taken:
+            raise UsageError(f"{taken[place]} and {path} would both become {made}: rename one")
+        if place in inputs:
+            raise UsageError(f"{made} is an input: give another --output")
+        if made.is_dir():
+            raise UsageError(f"{made} is a folder: give another --output")
+        if made.exists() and not overwrite:
+            raise UsageError(f"{made} exists: give --overwrite to replace it")
+        taken[place] = path
+        pairs.append((path, made))
+    return pairs
 
 
 # ------------------------------------------------------------------ notebook parameters

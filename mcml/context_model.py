@@ -63,7 +63,8 @@ class ContextModel(nn.Module):
             state = state + torch.stack(near, dim=-1) @ self.level_gather
         for weight, other in zip(self.inherit, states, strict=True):
             state = state + torch.relu(other) @ weight
-        rows, columns = torch.arange(height) % 2, torch.arange(width) % 2
+        rows = torch.arange(height, device=code.device) % 2
+        columns = torch.arange(width, device=code.device) % 2
         lattice = rows[:, None] * 2 + columns[None, :]  # 0, 2 (0, 1 columns), 3, 1
         sees_cross = (rows[:, None] != columns[None, :]).to(code.dtype)[None, :, :, None]
         sees_diagonal = ((lattice == 3) | (lattice == 2)).to(code.dtype)[None, :, :, None]

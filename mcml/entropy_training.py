@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mcml.context_model import ContextModel
 from mcml.models import Model
 from mcml.networks import STRIDE
 from mcml.validation import to_tensor
+from mcml.weights import load_into, load_tensors, save_tensors
 
 HIDDEN = {"Y": 96, "RGB": 96, "Cb": 48, "Cr": 48}
 BITS_PER_NAT = 1 / math.log(2)
@@ -81,13 +83,13 @@ class EntropyTrainer:
     def __init__(
         self, model: Model, bits: FrozenBits, *, hidden: dict[str, int] = HIDDEN, seed: int = 0
     ) -> None:
-        torch.manual_seed(seed)
         self.model, self.bits = model, bits
+        self.device = model.rate_slope.device
         self.draws = np.random.default_rng(seed)
         self.contexts: dict[str, ContextModel] = {}
         for key, stream in model.streams.items():
             earlier = [hidden[k] for k in self.contexts]
-            context = ContextModel(stream.groups, hidden[key], earlier)
+            context = ContextModel(stream.groups.cpu(), hidden[key], earlier).to(self.device)
             with torch.no_grad():  # what training of the codec has found at a position itself
                 context.before.copy_(stream.bit_model.causal.weight[:, :, 1, 1] * context.triangle)
                 context.bias.copy_(stream.bit_model.causal.bias)
@@ -115,9 +117,10 @@ class EntropyTrainer:
             k = kind[:, None, None]
             level = torch.where(k == 0, float(top), torch.where(k == 1, flat, adaptive))
             opened = level + 1 if stream.config.keep_first else level
-            mask = (stream.groups <= opened[..., None]).float()
+            mask = (stream.groups.cpu() <= opened[..., None]).float()
             field = torch.where(k == 2, 2 * level - top, 0.0) / 8
-            found[key] = (bits.float(), mask, (2 * bits.float() - 1) * mask, field)
+            batch = (bits.float(), mask, (2 * bits.float() - 1) * mask, field)
+            found[key] = tuple(value.to(self.device) for value in batch)
         return found
 
     def losses(self, batch: dict[str, Any], keys: Sequence[str]) -> dict[str, Tensor]:
@@ -151,7 +154,7 @@ class EntropyTrainer:
         while spent < 1:
             rate = 0.505 + 0.495 * math.cos(math.pi * spent)
             optimizer.param_groups[0]["lr"] = lr * rate * min(1.0, (step + 1) / 50)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16 and spent < BF16_UNTIL):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16 and spent < BF16_UNTIL):
                 found = self.losses(self.draw(batch, side), keys)
             optimizer.zero_grad(set_to_none=True)
             sum(found.values()).backward()
@@ -173,6 +176,22 @@ class EntropyTrainer:
             for p, value in zip(params, averaged, strict=True):
                 p.copy_(value)
         return step
+
+    def save(self, folder: Path) -> None:
+        """Write the context models, to go on from."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"{k}.{n}": v for k, c in self.contexts.items() for n, v in c.state_dict().items()}
+        save_tensors(folder, "contexts", tensors)
+
+    def load(self, folder: Path) -> bool:
+        """Take over what `save` wrote; return whether there was anything."""
+        if not (folder / "contexts-0.safetensors").exists():
+            return False
+        tensors = load_tensors(folder, "contexts")
+        for key, context in self.contexts.items():
+            own = {n.partition(".")[2]: v for n, v in tensors.items() if n.startswith(f"{key}.")}
+            load_into(context, own, str(folder))
+        return True
 
     def export(self, level_tiles: int = 64) -> dict[str, np.ndarray]:
         """Return all integer tensors, by "stream.name"."""
@@ -225,11 +244,10 @@ def warm_start(context: ContextModel, stream: Any) -> None:
     Threshold codes alone tell which coefficient and threshold a bit asks for; the rows of other
     codes' last convolution are read the same way and give a start that is no worse than noise.
     """
-    weight = stream.encoder.code.weight[:, :, 0, 0]
+    weight = stream.encoder.code.weight[:, :, 0, 0].detach().cpu()
     size, coefficient = weight.abs().max(dim=1)
-    threshold = -stream.encoder.code.bias / size.clamp(min=1e-6)
+    threshold = -stream.encoder.code.bias.cpu() / size.clamp(min=1e-6)
     n, hidden = context.gather.shape[1:]
-    sigma = 1 / stream.encoder.stem.weight.flatten(1).norm(dim=1).clamp(min=1e-6)
     value = torch.zeros(n)
     for j in coefficient.unique():
         rows = torch.nonzero(coefficient == j)[:, 0]
@@ -238,7 +256,7 @@ def warm_start(context: ContextModel, stream: Any) -> None:
         ends = torch.cat([t[:1] - 0.5, (t[1:] + t[:-1]) / 2, t[-1:] + 0.5])
         value[order] = (ends[1:] - ends[:-1]).clamp(min=0.02)
     generator = torch.Generator().manual_seed(1)
-    count = len(sigma)
+    count = weight.shape[1]
     mix = torch.randn(hidden, count, generator=generator) * (
         torch.rand(hidden, count, generator=generator) < 0.15
     )
@@ -248,4 +266,5 @@ def warm_start(context: ContextModel, stream: Any) -> None:
     mix[hidden // 2 :] = mix[hidden // 2 :].abs() * 0.6
     near = torch.tensor([1.0] + [0.6] * 4 + [0.35] * 4)
     place = near[:, None] * (0.6 + 0.8 * torch.rand(9, hidden, generator=generator))
-    context.gather.copy_(0.3 * place[:, None, :] * (mix[:, coefficient] * value * signs).T[None])
+    start = 0.3 * place[:, None, :] * (mix[:, coefficient] * value * signs).T[None]
+    context.gather.copy_(start)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from mcml.config import DataError
-from mcml.results import atomic_write
+from mcml.results import atomic_write, read_bytes
 
 EXTENSIONS = frozenset(
     f".{suffix}"
@@ -43,13 +43,7 @@ def read_image(path: str | Path) -> np.ndarray:
         DataError: naming the file and the reason.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return decode_image(raw, str(path))
+    return decode_image(read_bytes(path), str(path))
 
 
 def decode_image(raw: bytes, name: str = "image") -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -55,11 +55,20 @@ class RateSearch:
         )
 
 
+@runtime_checkable
+class SearchingCodec(Codec, Protocol):
+    """A codec that knows a better search than trials of its dial."""
+
+    def search(self, image: np.ndarray, target_bpp: float) -> RateSearch:
+        """Find the quality whose file is nearest to a wanted size."""
+
+
 def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int = 14) -> RateSearch:
     """Find the quality whose file is nearest to a wanted size, by a bracketing search of the dial.
 
     Args:
-        codec: any codec; its files grow along its dial, save for small wobbles.
+        codec: any codec; its files grow along its dial, save for small wobbles. One with a `search`
+            of its own is left to it.
         image: (H, W, 3) uint8 sRGB.
         target_bpp: bits per pixel of the file, above 0.
         steps: trials at most, before the last bracket's ends.
@@ -69,6 +78,8 @@ def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int
     """
     if not 0 < target_bpp < np.inf:
         raise UsageError(f"target bpp {target_bpp}: expected a number above 0")
+    if isinstance(codec, SearchingCodec):
+        return codec.search(image, target_bpp)
     tried: dict[float, RateSearch] = {}
 
     def attempt(position: float) -> RateSearch:

@@ -53,6 +53,16 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         raise _unwritable(path, error) from error
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes; `DataError` with the reason if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def check_writable(path: Path) -> None:
     """Raise `DataError` now if `atomic_write` could not write `path` later."""
     try:
@@ -87,10 +97,7 @@ def replace_folder(new: Path, old: Path) -> None:
 def sha256(content: bytes | Path) -> str:
     """Return the SHA-256 of bytes or of a file's bytes, in hex."""
     if isinstance(content, Path):
-        try:
-            content = content.read_bytes()
-        except OSError as error:
-            raise DataError(f"{content}: cannot be read ({error.strerror})") from error
+        content = read_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -180,6 +187,16 @@ def to_latex(rows: Sequence[Row], caption: str = "") -> str:
             "",
         ]
     )
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print rows as a rounded table, the first column to the left and the others to the right."""
+    columns = columns_of(rows)
+    cells = [columns, *([format_value(c, row.get(c)) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        texts = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+        print("  ".join([line[0].ljust(widths[0]), *texts[1:]]).rstrip())
 
 
 # ------------------------------------------------------------------------------- provenance

@@ -96,8 +96,8 @@ def _train(options: argparse.Namespace) -> int:
     if options.threads < 1 or options.log_every < 1:
         raise UsageError("--threads and --log-every: expected a whole number from 1")
     torch.set_num_threads(options.threads)
-    paths, digest = _photographs(options.data)
-    valid = _photographs(options.valid)[0] if options.valid else []
+    paths, digest = photographs(options.data)
+    valid = photographs(options.valid)[0] if options.valid else []
     initial = weights.load_model(options.initial) if options.initial else None
     began = time.time()
     trainer = Trainer(recipe, photographs_of(paths), options.run_dir, initial=initial, report=_Bar(recipe))
@@ -108,7 +108,7 @@ def _train(options: argparse.Namespace) -> int:
     if not is_first:
         return 0
     record = {
-        "command": _command(), "photographs": len(paths),
+        "command": command_line(), "photographs": len(paths),
         "data_hash": digest,
         "steps": trainer.step, "seconds": round(trainer.elapsed_s, 1), "device": _device(trainer.device),
         "processes": trainer.fabric.world_size, "threads": options.threads, "torch": torch.__version__,
@@ -127,7 +127,7 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _photographs(source: str) -> tuple[list[Path], str]:
+def photographs(source: str) -> tuple[list[Path], str]:
     """Return a folder's images, or a registered set's where the libraries for that are installed."""
     import hashlib
 
@@ -162,7 +162,7 @@ def _evaluate(run_dir: Path, paths: Sequence[Path], device: Any) -> None:
         writer.writerow(f"{value:.4f}" for value in row.values())
 
 
-def _command() -> str:
+def command_line() -> str:
     """Return the command line with folders by their last name: a record travels with the weights."""
     return " ".join(["mcml", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
 

@@ -29,6 +29,28 @@ def tiny_recipe(variant="luma", **settings):
     return Recipe().changed(**{**TINY, "model.variant": variant, "train.steps": 6, **settings})
 
 
+def tiny_codec(folder, variant="fusion", steps=2, seed=0, **settings):
+    """Write a model with an entropy coder that a second makes, and return its codec."""
+    import torch
+
+    from mcml import data, weights
+    from mcml.entropy_training import EntropyTrainer, FrozenBits
+    from mcml.learned import LearnedCodec
+    from mcml.models import build
+    from mcml.patches import PatchStore
+    from mcml.threshold_code import start
+
+    image = data.image_set("embedded").read("astronaut")[:128, 60:220].copy()
+    patches = PatchStore([image]).sample(48, 64, torch.Generator().manual_seed(seed))
+    model = build(tiny_recipe(variant, **settings).model, seed).eval()
+    start(model, patches.float() / 255)
+    hidden = {"Y": 8, "RGB": 8, "Cb": 4, "Cr": 4}
+    trainer = EntropyTrainer(model, FrozenBits(model, [image]), hidden=hidden, seed=seed)
+    trainer.fit(model.config.streams, steps=steps, batch=2, side=8)
+    weights.save_model(model, folder, {}, entropy=trainer.export(4))
+    return LearnedCodec(folder)
+
+
 def tiny_arguments(**settings):
     """Return the same settings for a command line."""
     return [f"--set={name}={value}" for name, value in {**TINY, **settings}.items()]

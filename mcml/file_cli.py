@@ -1,0 +1,336 @@
+"""The commands on files: `mcml compress | decompress | identify`, which `cli` registers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mcml.config import CorruptStreamError, DataError, UsageError, find_inputs, names_folder, pair_outputs
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mcml.learned import LearnedCodec
+    from mcml.rate_search import RateSearch
+
+SUFFIX = ".mcml"
+DEFAULT_BPP = 0.3
+SHOWN_METRICS = ("psnr", "ms_ssim", "ciede2000")
+
+Work = Callable[[Path, Path], tuple[dict[str, Any], str]]  # source, output -> table row, note or ""
+
+
+def progress() -> Any:
+    """Return a progress bar on stderr, which shows on terminals only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+# -------------------------------------------------------------------------------- compress
+
+
+def compress(
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders of them, or quoted patterns as 'photos/*.png'.")
+    ],
+    bpp: Annotated[
+        float | None, typer.Option("--bpp", help="Bits per pixel to hit.  [default: 0.3 without --rate]")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Percentage of luma's groups to send, 0 to 100.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="A released model, or a model's folder.")] = "fusion",
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", help="File, or folder for several; else beside each image as .mcml."),
+    ] = "",
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Send importance maps: more bits where they are needed.")
+    ] = False,
+    layers: Annotated[
+        int, typer.Option("--layers", help="Parts, each of which refines those before it.", min=1, max=255)
+    ] = 1,
+    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Do not decode and measure.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Compress images with a learned codec to .mcml files."""
+    if bpp is not None and rate is not None:
+        raise UsageError("--bpp and --rate: give one of them")
+    if rate is not None and not 0 <= rate <= 100:
+        raise UsageError(f"--rate {rate:g}: expected a percentage from 0 to 100")
+    target = DEFAULT_BPP if bpp is None else bpp
+    if not 0 < target <= 24:
+        raise UsageError(f"--bpp {target:g}: expected bits per pixel above 0, at most 24")
+    from mcml.images import EXTENSIONS, read_image
+
+    if Path(output).suffix.lower() in EXTENSIONS and not names_folder(output):
+        raise UsageError(f"--output {output}: compress writes {SUFFIX} files, not images")
+    paths, failures = find_inputs(images, EXTENSIONS, "image")
+    jobs = pair_outputs(paths, images, output, SUFFIX, overwrite)
+
+    from mcml import metrics
+    from mcml.learned import LearnedCodec
+    from mcml.rate_search import bits_per_pixel
+    from mcml.results import atomic_write
+
+    codec = LearnedCodec(model)
+    options = {"adaptive": adaptive, "layers": layers}
+    if adaptive and None in codec.coder.tables.values():
+        raise UsageError(f"--adaptive: {codec.name} has no importance maps")
+    _check_writable(jobs)
+    if jobs:
+        _ = codec.model  # loaded now: it counts to no image's seconds
+
+    def work(source: Path, made: Path) -> tuple[dict[str, Any], str]:
+        image, note = read_image(source), ""
+        began = time.perf_counter()
+        if rate is None:
+            found = codec.search(image, target, **options)
+            data, quality = found.data, found.quality
+        else:
+            found, data, quality = None, codec.encode(image, rate, **options), rate
+        seconds = time.perf_counter() - began
+        row = {
+            "image": shown(source), "size": f"{image.shape[1]}x{image.shape[0]}", "bytes": len(data),
+            "bpp": bits_per_pixel(data, image), "quality": quality,
+        }  # fmt: skip
+        if not no_metrics:
+            measured = metrics.compare(image, codec.decode(data))
+            row |= {name: getattr(measured, name) for name in SHOWN_METRICS}
+        if found is not None and not found.reached:
+            note = _why_missed(codec, image, found, options)
+        atomic_write(made, data)
+        return {**row, "seconds": seconds}, note
+
+    _each("compress", jobs, failures, work)
+
+
+def _why_missed(codec: LearnedCodec, image: np.ndarray, found: RateSearch, options: Mapping[str, Any]) -> str:
+    from mcml.rate_search import bits_per_pixel
+
+    pieces, _ = codec.analyse(image)
+    ends = (codec.dial.coarsest, codec.dial.finest)
+    low, high = (
+        bits_per_pixel(codec.pack(image.shape[:2], pieces, end, **options).data, image) for end in ends
+    )
+    why = f"on this image it reaches {low:.4f} to {high:.4f} bpp"
+    if low < found.target_bpp < high:
+        why += ", in steps that are coarse on so few pixels"
+    return f"{found.explain(codec.name)}; {why}"
+
+
+# ------------------------------------------------------------------------------ decompress
+
+
+def decompress(
+    files: Annotated[
+        list[str], typer.Argument(help="Files, folders of .mcml files, or quoted patterns as 'out/*.mcml'.")
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="File, or folder for several; else beside each as .png.")
+    ] = "",
+    model: Annotated[
+        str, typer.Option("--model", help="Model or its folder.  [default: the one that the file names]")
+    ] = "",
+    luma_only: Annotated[bool, typer.Option("--luma-only", help="Decode Y alone, to grey.")] = False,
+    layers: Annotated[
+        int | None, typer.Option("--layers", help="Decode no more than so many layers.", min=1)
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Decode what is whole of a cut file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Decompress .mcml files to 8-bit sRGB PNG."""
+    if output and not names_folder(output) and Path(output).suffix.lower() != ".png":
+        raise UsageError(
+            f"--output {output}: pictures are written as PNG, which loses nothing: "
+            "name a file .png, or end a folder with /"
+        )
+    paths, failures = find_inputs(files, {SUFFIX}, f"{SUFFIX} file")
+    jobs = pair_outputs(paths, files, output, ".png", overwrite)
+
+    from mcml.bitstream import read_header, take_stock
+    from mcml.images import write_png
+    from mcml.learned import LearnedCodec, codec_of
+    from mcml.results import read_bytes
+
+    given = LearnedCodec(model) if model else None
+    _check_writable(jobs)
+    codecs: dict[bytes, LearnedCodec] = {}
+
+    def work(source: Path, made: Path) -> tuple[dict[str, Any], str]:
+        data, note = read_bytes(source), ""
+        header, _ = read_header(data)
+        if header.model not in codecs:
+            codecs[header.model] = given or codec_of(data)
+        began = time.perf_counter()
+        try:
+            found = codecs[header.model].decode_detailed(
+                data, luma_only=luma_only, partial=partial, layers=layers
+            )
+        except CorruptStreamError as error:
+            if not partial and take_stock(data).whole:  # of a damaged file it raises the same error
+                raise CorruptStreamError(f"{error}; --partial decodes the part before") from error
+            raise
+        if found.layers < min(header.layers, layers or header.layers):
+            note = f"cut short: {found.layers} of {header.layers} layers are whole"
+        write_png(made, found.image)
+        row = {
+            "file": shown(source), "output": shown(made), "size": f"{header.width}x{header.height}",
+            "layers": f"{found.layers}/{header.layers}", "seconds": time.perf_counter() - began,
+        }  # fmt: skip
+        return row, note
+
+    _each("decompress", jobs, failures, work)
+
+
+# -------------------------------------------------------------------------------- identify
+
+
+def identify(
+    files: Annotated[
+        list[str], typer.Argument(help="Files, folders of .mcml files, or quoted patterns as 'out/*.mcml'.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a list with an object for each file.")
+    ] = False,
+) -> None:
+    """Tell what .mcml files hold and whether they are whole, without decoding them."""
+    from mcml.results import read_bytes
+
+    paths, failures = find_inputs(files, {SUFFIX}, f"{SUFFIX} file")
+    found: list[dict[str, Any]] = []
+    for error in failures:
+        _report(str(error), error)
+    failed = bool(failures)
+    for path in paths:
+        content: dict[str, Any] = {"file": shown(path)}
+        try:
+            facts, error = _content(read_bytes(path))
+            content |= facts
+        except DataError as caught:
+            error = caught
+        if error is not None:
+            failed = True
+            content["error"] = str(error)
+            _report(_named(path, error), error)
+        found.append(content)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n\n".join(_block(content) for content in found if "width" in content), end="\n" * bool(found))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _content(data: bytes) -> tuple[dict[str, Any], CorruptStreamError | None]:
+    """Describe a file, and say what is wrong with one that was cut short."""
+    from mcml import bitstream, model_files
+
+    found = bitstream.take_stock(data)
+    header = found.header
+    try:
+        name = model_files.name_of(header.model)
+        variant = model_files.read_config(model_files.model_folder(name))["model"]["variant"]
+    except (DataError, KeyError):
+        name = variant = ""
+    streams = ("Y", "Cb", "Cr") if len(header.rates) == 3 else ({"rgb": "RGB", "": "1"}.get(variant, "Y"),)
+    sizes: dict[str, dict[str, int]] = {"bits": {}, "map": {}}
+    for (stream, kind), size in found.sizes.items():
+        sizes[kind][streams[stream]] = size
+    return {
+        "version": bitstream.VERSION, "width": header.width, "height": header.height, "bytes": len(data),
+        "bpp": 8 * len(data) / (header.width * header.height), "model": name or header.model.hex(),
+        "model_id": header.model.hex(), "maps": "adaptive" if header.adaptive else "flat",
+        "rates": dict(zip(streams, header.rates, strict=True)), "layers": header.layers,
+        "tiles": len(header.tiles()), "tile_px": header.tile_px, "stream_bytes": sizes["bits"],
+        "map_bytes": sizes["map"], "overhead_bytes": len(data) - sum(found.sizes.values()),
+        "chunks": found.chunks, "whole_chunks": found.whole, "checksums": found.error is None,
+    }, found.error  # fmt: skip
+
+
+def _block(content: Mapping[str, Any]) -> str:
+    """Return what `_content` found as lines for people."""
+    unit = "level" if content["maps"] == "adaptive" else "level x 256"
+    whole, chunks = content["whole_chunks"], content["chunks"]
+    rates = "  ".join(f"{key} {value}" for key, value in content["rates"].items())
+    lines = {
+        "format": f"version {content['version']}",
+        "picture": f"{content['width']} x {content['height']} pixels",
+        "file": f"{content['bytes']} bytes, {content['bpp']:.4f} bpp",
+        "model": content["model"]
+        + ("" if content["model"] != content["model_id"] else ", which is not here"),
+        "maps": content["maps"],
+        "rates": f"{rates}  ({unit})",
+        "layers": content["layers"],
+        "tiles": f"{content['tiles']} of up to {content['tile_px']} pixels",
+        **{f"stream {key}": f"{size} bytes" for key, size in content["stream_bytes"].items()},
+        **{f"map {key}": f"{size} bytes" for key, size in content["map_bytes"].items()},
+        "overhead": f"{content['overhead_bytes']} bytes",
+        "checksums": f"all {chunks} hold" if content["checksums"] else f"{whole} of {chunks}: cut short",
+    }
+    return "\n".join([content["file"], *(f"  {name:<10} {text}" for name, text in lines.items())])
+
+
+# ----------------------------------------------------------------------------- one by one
+
+
+def shown(path: Path) -> str:
+    """Return a path that can be printed, whatever bytes it has."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _check_writable(jobs: Sequence[tuple[Path, Path]]) -> None:
+    from mcml.results import check_writable
+
+    for made in {made.parent: made for _, made in jobs}.values():
+        check_writable(made)
+
+
+def _named(path: Path, error: DataError) -> str:
+    text = str(error)
+    return text if text.startswith(f"{path}: ") else f"{path}: {text}"
+
+
+def _report(text: str, error: DataError) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+    print(f"mcml: {text}", file=sys.stderr)
+
+
+def _each(what: str, jobs: Sequence[tuple[Path, Path]], failures: Sequence[DataError], work: Work) -> None:
+    """Do the work on each file, go on where one fails, print the table; exit 1 if any failed."""
+    from mcml.results import print_table
+
+    rows: list[dict[str, Any]] = []
+    failed = bool(failures)
+    for error in failures:
+        _report(str(error), error)
+    try:
+        with progress() as bar:
+            for source, made in bar.track(jobs, description=what):
+                try:
+                    row, note = work(source, made)
+                except DataError as error:
+                    failed = True
+                    _report(_named(source, error), error)
+                    continue
+                rows.append(row)
+                if note:
+                    print(f"note: {shown(source)}: {note}", file=sys.stderr)
+    finally:  # what is finished is shown after Ctrl-C too
+        if rows:
+            print_table(rows)
+    if failed:
+        raise typer.Exit(1)
