@@ -2,13 +2,15 @@
 PYTHON  ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROFILE ?= quick
+RUNS    ?= 1000000
+SECONDS ?= 3600
 # An index or folder of torch's CPU builds, to spare Linux the CUDA libraries: make TORCH_INDEX=...
 TORCH_INDEX ?=
 BIN     := .venv/bin
 READY   := .venv/.ready-$(shell { cat requirements.lock; sed '/^\[tool.pytest/,$$d' pyproject.toml; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow lab lint refresh clean
+.PHONY: help reproduce test test-slow fuzz lab lint refresh clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -23,6 +25,11 @@ test: $(READY) ## Run the whole test suite, notebooks included
 
 test-slow: $(READY) ## Run what is too long for every time
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+fuzz: $(READY) ## Feed the decoder a million damaged files (RUNS=, SECONDS=)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	 $(BIN)/python -m pip install --disable-pip-version-check --quiet atheris==3.0.0
+	@$(BIN)/python tests/fuzz_decode.py --runs $(RUNS) --seconds $(SECONDS) $(ARGS)
 
 lab: $(READY) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_data_preparation.ipynb

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 from mcml import bitstream, metrics
 from mcml import codec as codecs
 from mcml.codec import bits_per_pixel, encode_at_bpp, get_codec
-from mcml.color import rgb_to_ycbcr
+from mcml.color import rgb_to_lab, rgb_to_ycbcr
+from mcml.evaluation import side_by_side
 from mcml.learned import LearnedCodec
-from mcml.tile_coding import Encoded, unpack
+from mcml.tile_coding import unpack
 
 PLANES = ("Y", "Cb", "Cr")
 
@@ -35,43 +37,60 @@ def bit_rows(
         kinds: "flat" (no importance map is sent) and "adaptive" (maps are sent).
 
     Returns:
-        Rows of image, kind, quality, part (a stream, "<stream> map" or "framing": header,
-        lengths and checksums), raw_bits (0 for framing), coded_bits (an ideal coder's, for framing
-        all that the file has besides), file_bits, pixels.
+        Rows of image, kind, quality, part, raw_bits, coded_bits, file_bits, pixels. A part is a
+        stream or "<stream> map" (coded_bits: an ideal coder's), or "framing" (header, lengths and
+        checksums), or "coder" (what the range coder adds to the ideal); the last two have no raw_bits.
+        The parts' coded_bits sum to file_bits.
     """
     rows = []
     for name, image in images.items():
-        pixels = image.shape[0] * image.shape[1]
         pieces, _ = coder.analyse(image)
-        for kind in kinds:
-            for quality in qualities:
-                found = coder.pack(image.shape[:2], pieces, quality, adaptive=kind == "adaptive")
-                size = 8 * len(found.data)
-                key = {"image": name, "kind": kind, "quality": quality}
-                parts = {part: (found.raw_bits[part], bits) for part, bits in found.ideal_bits.items()}
-                parts["framing"] = (0.0, size - sum(found.ideal_bits.values()))
-                rows += [
-                    {**key, "part": part, "raw_bits": raw, "coded_bits": bits, "file_bits": size, "pixels": pixels}
-                    for part, (raw, bits) in parts.items()
-                ]
+        for kind, quality in product(kinds, qualities):
+            found = coder.pack(image.shape[:2], pieces, quality, adaptive=kind == "adaptive")
+            size, framing = 8 * len(found.data), 8 * framing_bytes(found.data)
+            parts = {part: (found.raw_bits[part], bits) for part, bits in found.ideal_bits.items()}
+            parts["framing"] = (0.0, framing)
+            parts["coder"] = (0.0, size - framing - sum(found.ideal_bits.values()))
+            key = {"image": name, "kind": kind, "quality": quality}
+            about = {"file_bits": size, "pixels": image.shape[0] * image.shape[1]}
+            for part, (raw, bits) in parts.items():
+                rows.append({**key, "part": part, "raw_bits": raw, "coded_bits": bits, **about})
     return rows
+
+
+def file_totals(rows: Sequence[Mapping[str, Any]], slack: float = 0.01) -> list[dict[str, Any]]:
+    """Compare each file of `bit_rows` with its estimate.
+
+    Returns:
+        Rows of image, kind, quality, ideal_bytes, framing_bytes, file_bytes and holds: the file is
+        its estimate, give or take `slack` of it, a last word of 4 bytes a chunk, and the framing.
+    """
+    files: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        files.setdefault((row["image"], row["kind"], row["quality"]), []).append(row)
+    found = []
+    for (image, kind, quality), parts in files.items():
+        bits = {row["part"]: row["coded_bits"] for row in parts}
+        framing, coder = bits.pop("framing"), bits.pop("coder")
+        ideal = sum(bits.values())
+        found.append(
+            {
+                "image": image,
+                "kind": kind,
+                "quality": quality,
+                "ideal_bytes": ideal / 8,
+                "framing_bytes": framing / 8,
+                "file_bytes": parts[0]["file_bits"] // 8,
+                "holds": bool(-slack * ideal <= coder <= slack * ideal + 32 * len(bits)),
+            }
+        )
+    return found
 
 
 def framing_bytes(data: bytes) -> int:
     """Return a learned file's bytes outside its chunks' contents: header, lengths, checksums."""
     _, chunks = bitstream.read(data)
     return len(data) - sum(len(chunk) for chunk in chunks)
-
-
-def estimate_holds(found: Encoded, slack: float = 0.01) -> bool:
-    """Say whether a file is its estimate up to `slack`, the framing and a word a chunk.
-
-    A range coder ends each chunk on a whole 32-bit word, which costs at most that word.
-    """
-    _, chunks = bitstream.read(found.data)
-    estimate = sum(found.ideal_bits.values()) / 8
-    over = len(found.data) - framing_bytes(found.data) - estimate
-    return -slack * estimate <= over <= slack * estimate + 4 * len(chunks)
 
 
 def integers_survive(coder: LearnedCodec, image: np.ndarray, quality: float, *, adaptive: bool) -> bool:
@@ -122,11 +141,10 @@ def file_rows(
         Rows of codec (the system's name), image, quality, file_bytes, bpp, ideal_bpp, raw_bpp,
         psnr_Y, psnr_Cb, psnr_Cr, then the metrics' columns.
     """
-    from joblib import Parallel, cpu_count, delayed
+    from joblib import delayed
 
-    count = min(workers or cpu_count(), len(systems))
     tasks = (delayed(_file_rows)(n, str(f), images, qualities, colors_only) for n, f in systems.items())
-    return [row for rows in Parallel(n_jobs=count)(tasks) for row in rows]
+    return [row for rows in side_by_side(tasks, workers, len(systems)) for row in rows]
 
 
 def _file_rows(
@@ -160,15 +178,13 @@ def _file_rows(
 
 def _planes(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
     error = np.mean((rgb_to_ycbcr(image) - rgb_to_ycbcr(decoded)) ** 2, axis=(0, 1))
-    return {f"psnr_{key}": float(10 * np.log10(255**2 / e)) for key, e in zip(PLANES, error, strict=True)}
+    return {f"psnr_{key}": metrics.psnr_from_mse(float(e)) for key, e in zip(PLANES, error, strict=True)}
 
 
 def _colors(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
-    from mcml.color import rgb_to_lab
-
     square = float(np.mean((image.astype(np.float64) - decoded) ** 2))
     difference = metrics.ciede2000_map(rgb_to_lab(image), rgb_to_lab(decoded))
-    return {"psnr": float(10 * np.log10(255**2 / square)), "ciede2000": float(difference.mean())}
+    return {"psnr": metrics.psnr_from_mse(square), "ciede2000": float(difference.mean())}
 
 
 def time_codecs(

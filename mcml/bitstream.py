@@ -64,6 +64,11 @@ class Header:
                 yield layer, tile, stream, "map"
             yield layer, tile, stream, "bits"
 
+    def chunk_count(self) -> int:
+        """Return how many chunks `order` yields."""
+        tiles = -(-self.width // self.tile_px) * -(-self.height // self.tile_px)
+        return tiles * len(self.rates) * (self.layers + self.adaptive)
+
     def check(self) -> Header:
         """Return the header, or raise `DataError` for what the format cannot hold."""
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):

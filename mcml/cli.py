@@ -286,7 +286,7 @@ class InterruptedRunError(McmlError):
 
 
 def _interrupted(*_: Any) -> None:
-    raise InterruptedRunError("interrupted; what was finished is kept, the same command goes on from there")
+    raise InterruptedRunError("interrupted; what was finished is kept")
 
 
 # Listed here; `mcml.__main__` sends both to `train_cli`, which does without typer.

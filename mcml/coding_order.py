@@ -12,7 +12,8 @@ LATTICES = ((0, 0), (1, 1), (0, 1), (1, 0))
 CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
 DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 TAPS = ((0, 0), *CROSS, *DIAGONAL)
-KNOWN = (slice(0, 0), slice(5, 9), slice(1, 5), slice(1, 9))  # taps whose bits of the group a lattice knows
+KNOWN = ((), (5, 6, 7, 8), (1, 2, 3, 4), (1, 2, 3, 4, 5, 6, 7, 8))  # taps whose bits a lattice knows
+REST = tuple(tuple(t for t in range(9) if t not in known) for known in KNOWN)
 
 SCALE_BITS = 10  # weights in units of 2^-10
 STEP_BITS = 6  # log-odds in steps of 2^-6

@@ -197,6 +197,22 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, str) and _all_positive(v),
         "rates above 0 separated by commas",
     ),
+    "equal_bpp": (
+        lambda v: isinstance(v, str) and _all_positive(v),
+        "rates above 0 separated by commas",
+    ),
+    "anchors": (
+        lambda v: isinstance(v, str) and _split_names(v) != [],
+        "codec names separated by commas",
+    ),
+    "qualities": (
+        lambda v: isinstance(v, str) and _all_numbers(v, 0, 100, 2),
+        "at least two numbers from 0 to 100 separated by commas",
+    ),
+    "repeats": (lambda v: _is_whole(v) and 1 <= v <= 1000, "a whole number from 1 to 1000"),
+    "entropy_steps": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
+    "train_rgb_steps": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
+    "train_dataset": (lambda v: isinstance(v, str) and v != "", "a data set's name or a folder"),
     "profile": (lambda v: isinstance(v, str) and v in profiles(), "one of the profiles"),
     "test_dataset": (lambda v: isinstance(v, str), "a data set's name or a folder, or '' for held-out ones"),
     "held_out": (lambda v: isinstance(v, str), "names of images separated by commas"),

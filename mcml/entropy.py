@@ -1,4 +1,4 @@
-"""Lossless coding of bits and importance levels: integer context models and a range coder.
+"""Lossless coding of bits and importance levels by integer context models.
 
 Whatever decides a probability is integer arithmetic: whole numbers in float64, whose sums stay
 below 2^53 and are therefore exact in whatever order a machine adds. No exp and no division; the
@@ -12,95 +12,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from constriction import stream as constriction
 
 from mcml.coding_order import (
     KNOWN,
     LATTICES,
     ONE,
     REACH,
+    REST,
     SCALE_BITS,
     STEP_BITS,
     TAPS,
     level_context,
     level_passes,
 )  # fmt: skip
-from mcml.config import CorruptStreamError, DataError
+from mcml.config import DataError
+from mcml.range_coding import Reader, Writer
 
-BIT = constriction.model.Bernoulli(perfect=False)
-LEVEL = constriction.model.Categorical(perfect=False)
+__all__ = ["BitCoder", "BitState", "Reader", "Writer", "read_levels", "write_levels"]
+
+STATE_CAP = 2.0**24  # of an inherited state
 EXACT = 2.0**53  # whole numbers below it are exact in float64
-
-
-class Writer:
-    """Collects symbols with their probabilities, then codes them all."""
-
-    def __init__(self) -> None:
-        self.encoder = constriction.queue.RangeEncoder()
-        self.bits = 0.0  # ideal length so far
-
-    def put_bits(self, bits: np.ndarray, ones: np.ndarray) -> None:
-        """Code bits (N,) in {0, 1} with probabilities of a one (N,) in 1 / 65536."""
-        if len(bits):
-            self.encoder.encode(bits.astype(np.int32), BIT, ones / ONE)
-            self.bits -= float(np.log2(np.where(bits, ones, ONE - ones) / ONE).sum())
-
-    def put_levels(self, levels: np.ndarray, shares: np.ndarray) -> None:
-        """Code levels (N,) with shares (N, L) of 65536."""
-        if len(levels):
-            self.encoder.encode(levels.astype(np.int32), LEVEL, shares / ONE)
-            self.bits -= float(np.log2(np.take_along_axis(shares, levels[:, None], 1) / ONE).sum())
-
-    def finish(self) -> bytes:
-        """Return the coded symbols, without trailing zero bytes (a reader puts them back)."""
-        words = self.encoder.get_compressed().astype("<u4")
-        return words.tobytes().rstrip(b"\0")
-
-
-class Reader:
-    """Gives back what a `Writer` coded, asked with the same probabilities in the same order."""
-
-    def __init__(self, data: bytes) -> None:
-        if data.endswith(b"\0"):
-            raise CorruptStreamError("a chunk ends in zero bytes, which no encoder writes")
-        words = np.frombuffer(data + b"\0" * (-len(data) % 4), "<u4").astype(np.uint32)
-        self.decoder = constriction.queue.RangeDecoder(words)
-
-    def _get(self, family: object, parameters: np.ndarray) -> np.ndarray:
-        try:
-            return self.decoder.decode(family, parameters)
-        except AssertionError as error:  # the library's word for data that no encoder can have written
-            raise CorruptStreamError("a chunk's symbols cannot be decoded") from error
-
-    def get_bits(self, ones: np.ndarray) -> np.ndarray:
-        """Return bits (N,) int32."""
-        return self._get(BIT, ones / ONE) if len(ones) else np.zeros(0, np.int32)
-
-    def get_levels(self, shares: np.ndarray) -> np.ndarray:
-        """Return levels (N,) int32."""
-        return self._get(LEVEL, shares / ONE) if len(shares) else np.zeros(0, np.int32)
-
-    def finish(self) -> None:
-        """Raise `CorruptStreamError` if symbols are left."""
-        if not self.decoder.maybe_exhausted():
-            raise CorruptStreamError("a chunk is longer than its symbols")
 
 
 @dataclass
 class BitState:
-    """A stream's bits in the course of coding.
+    """A stream's bits in the course of coding, by lattice: position (r, c) is in that of its parities.
 
     Attributes:
-        code: (h, w, n) float64 masked bits in {-1, 0, +1}; 0 where not coded yet.
-        hidden: (h, w, H) float64 whole numbers, the state in units of 2^-10.
+        height: positions.
+        width: positions.
+        codes: (N, n) float64 each, masked bits in {-1, 0, +1}; 0 where not coded yet.
+        hidden: (N, H) float64 whole numbers each, the state in units of 2^-10.
+        inherited: the part of `hidden` that comes from other streams.
         group: how many groups were coded.
+        costs: ideal bits of each group, when writing.
     """
 
-    code: np.ndarray
-    hidden: np.ndarray
+    height: int
+    width: int
+    codes: list[np.ndarray]
+    hidden: list[np.ndarray]
+    inherited: list[np.ndarray] = field(default_factory=list)
     group: int = 0
-    inherited: np.ndarray | None = None  # the part of `hidden` that comes from other streams
-    costs: list[float] = field(default_factory=list)  # ideal bits of each group, when writing
+    costs: list[float] = field(default_factory=list)
+
+    def code(self) -> np.ndarray:
+        """Return all masked bits in place, (h, w, n) int8."""
+        found = np.zeros((self.height, self.width, self.codes[0].shape[1]), np.int8)
+        for lattice, part in enumerate(self.codes):
+            place = _lattice(found, lattice)
+            place[:] = part.reshape(place.shape)
+        return found
 
 
 class BitCoder:
@@ -141,13 +103,18 @@ class BitCoder:
         self._check_exact()
         ends = np.cumsum(self.sizes)
         self.spans = [slice(int(e) - s, int(e)) for e, s in zip(ends, self.sizes, strict=True)]
+        self.known = [[self._taps(KNOWN[q], span) for span in self.spans] for q in range(len(LATTICES))]
+        self.rest = [[self._taps(REST[q], span) for span in self.spans] for q in range(len(LATTICES))]
+
+    def _taps(self, taps: Sequence[int], span: slice) -> np.ndarray:
+        return self.gather[list(taps), span].reshape(-1, self.size)
 
     def _check_exact(self) -> None:
         """Bound every sum by weights alone; states of other streams are capped at 2^24."""
         state = np.abs(self.gather).sum(axis=(0, 1)) + 1024 * np.abs(self.level_gather).sum(axis=0)
         state = state + np.abs(self.state_bias) + np.abs(self.group_bias).max(axis=0)
         for weight in self.inherit:
-            state = state + 2.0**24 * np.abs(weight).sum(axis=0)
+            state = state + STATE_CAP * np.abs(weight).sum(axis=0)
         wide = np.concatenate([state, state])
         total = (
             (np.abs(self.readout) * wide).sum(axis=1) + np.abs(self.before).sum(axis=1) + np.abs(self.bias)
@@ -169,34 +136,41 @@ class BitCoder:
         hidden = np.broadcast_to(self.state_bias, (height, width, self.size)).copy()
         if level_field is not None:
             around = np.pad(level_field.astype(np.float64), 1)
-            near = np.stack([_window(around, tap, height, width) for tap in TAPS], axis=-1)
+            near = np.stack([around[1 + y :, 1 + x :][:height, :width] for y, x in TAPS], axis=-1)
             hidden += np.floor(near @ self.level_gather / 8)
-        state = BitState(np.zeros((height, width, self.n)), hidden)
+        parts = [_lattice(hidden, q).reshape(-1, self.size) for q in range(len(LATTICES))]
+        codes = [np.zeros((len(part), self.n)) for part in parts]
+        state = BitState(height, width, codes, [np.ascontiguousarray(part) for part in parts])
         self.refresh(state, states)
         return state
 
     def refresh(self, state: BitState, states: Sequence[BitState]) -> None:
         """Take over what the streams that were coded before say now."""
-        found = np.zeros_like(state.hidden)
-        for weight, other in zip(self.inherit, states, strict=True):
-            found += np.floor(np.clip(other.hidden, 0, 2**24) @ weight * 2.0**-SCALE_BITS)
-        state.hidden += found if state.inherited is None else found - state.inherited
-        state.inherited = found
+        for lattice, hidden in enumerate(state.hidden):
+            found = np.zeros_like(hidden)
+            for weight, other in zip(self.inherit, states, strict=True):
+                seen = np.clip(other.hidden[lattice], 0, STATE_CAP)
+                found += np.floor(seen @ weight * 2.0**-SCALE_BITS)
+            if len(state.inherited) <= lattice:
+                state.inherited.append(np.zeros_like(hidden))
+            hidden += found - state.inherited[lattice]
+            state.inherited[lattice] = found
 
     def write(self, state: BitState, bits: np.ndarray, opened: np.ndarray, upto: int, writer: Writer) -> None:
         """Code groups state.group + 1 .. upto of bits (h, w, n); a position has its first `opened` groups."""
-        whole = 2.0 * bits - 1
         for group in range(state.group, upto):
             span, before = self.spans[group], writer.bits
-            code = whole[:, :, span] * (opened > group)[:, :, None]
+            code = (2.0 * bits[:, :, span] - 1) * (opened > group)[:, :, None]
             padded = np.pad(code, ((1, 1), (1, 1), (0, 0)))
             inside = np.tril(self.before[span, span]).T
+            partials = []
             for lattice in range(len(LATTICES)):
-                logits, open_ = self._logits(state, group, padded, lattice, opened)
+                logits, partial, open_ = self._logits(state, group, padded, lattice, opened)
+                partials.append(partial)
                 own = _lattice(code, lattice).reshape(-1, code.shape[-1])[open_]
                 ones = self._ones(logits + own @ inside)
                 writer.put_bits((own.T > 0).ravel(), ones.T.ravel())
-            self._advance(state, group, padded)
+            self._advance(state, group, padded, partials)
             state.costs.append(writer.bits - before)
 
     def read(self, state: BitState, opened: np.ndarray, upto: int, reader: Reader) -> None:
@@ -207,66 +181,75 @@ class BitCoder:
             size = span.stop - span.start
             padded = np.zeros((height + 2, width + 2, size))
             within = self.before[span, span]
-            for lattice, (row, column) in enumerate(LATTICES):
-                logits, open_ = self._logits(state, group, padded, lattice, opened)
+            partials = []
+            for lattice in range(len(LATTICES)):
+                logits, partial, open_ = self._logits(state, group, padded, lattice, opened)
+                partials.append(partial)
                 own = np.zeros((size, len(logits)))
                 logits = np.ascontiguousarray(logits.T)
                 for k in range(size):
                     own[k] = 2.0 * reader.get_bits(self._ones(logits[k])) - 1
                     if k + 1 < size:
                         logits[k + 1 :] += within[k + 1 :, k, None] * own[k]
-                place = padded[1 + row : 1 + height : 2, 1 + column : 1 + width : 2]
+                place = _lattice(padded[1:-1, 1:-1], lattice)
                 flat = np.zeros((place.shape[0] * place.shape[1], size))
                 flat[open_] = own.T
                 place[:] = flat.reshape(place.shape)
-            self._advance(state, group, padded)
+            self._advance(state, group, padded, partials)
 
     def _logits(
         self, state: BitState, group: int, padded: np.ndarray, lattice: int, opened: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log-odds (N, size) in 2^-20 without the group's own bits, and which positions are open."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | slice]:
+        """Return log-odds (N', size) in 2^-20 without the group's own bits, for the open positions only.
+
+        And what the known neighbours add to the state, (N, H), and which positions are open.
+        """
         span = self.spans[group]
-        open_ = (_lattice(opened, lattice) > group).ravel()
-        seen = _lattice(state.hidden, lattice).reshape(-1, self.size)[open_]
-        earlier = _lattice(state.code, lattice).reshape(-1, self.n)[open_, : span.start]
-        taps = range(len(TAPS))[KNOWN[lattice]]
-        if taps:
-            row, column = LATTICES[lattice]
-            height, width = opened.shape
-            near = [
-                padded[1 + row + dy : 1 + dy + height : 2, 1 + column + dx : 1 + dx + width : 2].reshape(
-                    -1, padded.shape[-1]
-                )[open_]
-                for dy, dx in (TAPS[t] for t in taps)
-            ]
-            weight = self.gather[KNOWN[lattice], span]
-            seen = seen + np.concatenate(near, axis=1) @ weight.reshape(-1, self.size)
-        features = np.concatenate([seen, np.maximum(seen + self.group_bias[group], 0)], axis=1)
-        logits = features @ self.readout[span].T + self.bias[span]
-        return logits + earlier @ self.before[span, : span.start].T, open_
+        which = (_lattice(opened, lattice) > group).ravel()
+        open_: np.ndarray | slice = slice(None) if which.all() else which
+        seen = state.hidden[lattice]
+        partial = _near(padded, KNOWN[lattice], lattice) @ self.known[lattice][group] if lattice else seen * 0
+        if lattice:
+            seen = seen + partial
+        seen = seen[open_]
+        weight = self.readout[span]
+        logits = seen @ weight[:, : self.size].T
+        logits += np.maximum(seen + self.group_bias[group], 0) @ weight[:, self.size :].T
+        logits += self.bias[span]
+        logits += state.codes[lattice][open_, : span.start] @ self.before[span, : span.start].T
+        return logits, partial, open_
 
     def _ones(self, logits: np.ndarray) -> np.ndarray:
         index = np.floor(logits * 2.0 ** (STEP_BITS - 2 * SCALE_BITS))
         reach = REACH << STEP_BITS
         return self.table[(np.clip(index, -reach, reach) + reach).astype(np.int64)]
 
-    def _advance(self, state: BitState, group: int, padded: np.ndarray) -> None:
+    def _advance(self, state: BitState, group: int, padded: np.ndarray, partials: list[np.ndarray]) -> None:
         """Put a finished group into the state."""
-        span = self.spans[group]
-        height, width = state.code.shape[:2]
-        near = np.concatenate([_window(padded, tap, height, width) for tap in TAPS], axis=-1)
-        state.hidden += near @ self.gather[:, span].reshape(-1, self.size)
-        state.code[:, :, span] = padded[1:-1, 1:-1]
+        inner = padded[1:-1, 1:-1]
+        for lattice, hidden in enumerate(state.hidden):
+            if lattice:
+                hidden += partials[lattice]
+            hidden += _near(padded, REST[lattice], lattice) @ self.rest[lattice][group]
+            own = _lattice(inner, lattice)
+            state.codes[lattice][:, self.spans[group]] = own.reshape(-1, own.shape[-1])
         state.group = group + 1
-
-
-def _window(padded: np.ndarray, tap: tuple[int, int], height: int, width: int) -> np.ndarray:
-    return padded[1 + tap[0] : 1 + tap[0] + height, 1 + tap[1] : 1 + tap[1] + width]
 
 
 def _lattice(values: np.ndarray, lattice: int) -> np.ndarray:
     row, column = LATTICES[lattice]
     return values[row::2, column::2]
+
+
+def _near(padded: np.ndarray, taps: Sequence[int], lattice: int) -> np.ndarray:
+    """Return (N, taps x size): a group's bits around each position of a lattice."""
+    height, width = padded.shape[0] - 2, padded.shape[1] - 2
+    parts = [
+        _lattice(padded[1 + y : 1 + y + height, 1 + x : 1 + x + width], lattice)
+        for y, x in (TAPS[t] for t in taps)
+    ]
+    found = np.concatenate(parts, axis=2)
+    return found.reshape(-1, found.shape[2])
 
 
 # -------------------------------------------------------------------------- importance map

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,21 @@ def _run(
             if progress:
                 progress(count, len(jobs))
     return pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
+
+
+def side_by_side(tasks: Iterable[Any], workers: int, count: int) -> list[Any]:
+    """Run `joblib.delayed` calls in processes and return their results in order.
+
+    Args:
+        tasks: the calls.
+        workers: processes, 0 for as many as there are cores; 1 stays in this process.
+        count: how many calls there are: more processes are not started.
+    """
+    import joblib
+
+    with warnings.catch_warnings():  # loky starts a worker that has grown large anew, and says so
+        warnings.filterwarnings("ignore", message="A worker stopped")
+        return joblib.Parallel(n_jobs=min(workers or joblib.cpu_count(), count))(tasks)
 
 
 _watching = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mcml.config import CorruptStreamError, DataError, UsageError, find_inputs, names_folder, pair_outputs
+from mcml.config import CorruptStreamError, DataError, UsageError, find_inputs, pair_outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,10 @@ SUFFIX = ".mcml"
 DEFAULT_BPP = 0.3
 SHOWN_METRICS = ("psnr", "ms_ssim", "ciede2000")
 
+Files = Annotated[
+    list[str], typer.Argument(help="Files, folders of .mcml files, or quoted patterns as 'out/*.mcml'.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Work = Callable[[Path, Path], tuple[dict[str, Any], str]]  # source, output -> table row, note or ""
 
 
@@ -46,7 +50,7 @@ def compress(
         list[str], typer.Argument(help="Image files, folders of them, or quoted patterns as 'photos/*.png'.")
     ],
     bpp: Annotated[
-        float | None, typer.Option("--bpp", help="Bits per pixel to hit.  [default: 0.3 without --rate]")
+        float | None, typer.Option("--bpp", help="Bits per pixel to hit; 0.3 if --rate is not given.")
     ] = None,
     rate: Annotated[
         float | None, typer.Option("--rate", help="Percentage of luma's groups to send, 0 to 100.")
@@ -63,7 +67,7 @@ def compress(
         int, typer.Option("--layers", help="Parts, each of which refines those before it.", min=1, max=255)
     ] = 1,
     no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Do not decode and measure.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compress images with a learned codec to .mcml files."""
     if bpp is not None and rate is not None:
@@ -75,10 +79,10 @@ def compress(
         raise UsageError(f"--bpp {target:g}: expected bits per pixel above 0, at most 24")
     from mcml.images import EXTENSIONS, read_image
 
-    if Path(output).suffix.lower() in EXTENSIONS and not names_folder(output):
-        raise UsageError(f"--output {output}: compress writes {SUFFIX} files, not images")
     paths, failures = find_inputs(images, EXTENSIONS, "image")
     jobs = pair_outputs(paths, images, output, SUFFIX, overwrite)
+    if any(made.suffix.lower() in EXTENSIONS for _, made in jobs):
+        raise UsageError(f"--output {output}: compress writes {SUFFIX} files, not images")
 
     from mcml import metrics
     from mcml.learned import LearnedCodec
@@ -87,7 +91,7 @@ def compress(
 
     codec = LearnedCodec(model)
     options = {"adaptive": adaptive, "layers": layers}
-    if adaptive and None in codec.coder.tables.values():
+    if adaptive and any(table is None for table in codec.coder.tables.values()):
         raise UsageError(f"--adaptive: {codec.name} has no importance maps")
     _check_writable(jobs)
     if jobs:
@@ -135,30 +139,26 @@ def _why_missed(codec: LearnedCodec, image: np.ndarray, found: RateSearch, optio
 
 
 def decompress(
-    files: Annotated[
-        list[str], typer.Argument(help="Files, folders of .mcml files, or quoted patterns as 'out/*.mcml'.")
-    ],
+    files: Files,
     output: Annotated[
         str, typer.Option("--output", "-o", help="File, or folder for several; else beside each as .png.")
     ] = "",
     model: Annotated[
-        str, typer.Option("--model", help="Model or its folder.  [default: the one that the file names]")
+        str, typer.Option("--model", help="Model or its folder, if not the one that the file names.")
     ] = "",
     luma_only: Annotated[bool, typer.Option("--luma-only", help="Decode Y alone, to grey.")] = False,
     layers: Annotated[
         int | None, typer.Option("--layers", help="Decode no more than so many layers.", min=1)
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Decode what is whole of a cut file.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Decompress .mcml files to 8-bit sRGB PNG."""
-    if output and not names_folder(output) and Path(output).suffix.lower() != ".png":
-        raise UsageError(
-            f"--output {output}: pictures are written as PNG, which loses nothing: "
-            "name a file .png, or end a folder with /"
-        )
     paths, failures = find_inputs(files, {SUFFIX}, f"{SUFFIX} file")
     jobs = pair_outputs(paths, files, output, ".png", overwrite)
+    if any(made.suffix.lower() != ".png" for _, made in jobs):
+        why = "pictures are written as PNG, which loses nothing"
+        raise UsageError(f"--output {output}: {why}: name a file .png, or end a folder with /")
 
     from mcml.bitstream import read_header, take_stock
     from mcml.images import write_png
@@ -174,15 +174,14 @@ def decompress(
         header, _ = read_header(data)
         if header.model not in codecs:
             codecs[header.model] = given or codec_of(data)
-        began = time.perf_counter()
+            _ = codecs[header.model].model  # loaded now: it counts to no file's seconds
+        codec, began = codecs[header.model], time.perf_counter()
         try:
-            found = codecs[header.model].decode_detailed(
-                data, luma_only=luma_only, partial=partial, layers=layers
-            )
+            found = codec.decode_detailed(data, luma_only=luma_only, partial=partial, layers=layers)
         except CorruptStreamError as error:
-            if not partial and take_stock(data).whole:  # of a damaged file it raises the same error
-                raise CorruptStreamError(f"{error}; --partial decodes the part before") from error
-            raise
+            if partial or not take_stock(data).whole:  # a damaged file raises the same error again
+                raise
+            raise CorruptStreamError(f"{error}; --partial decodes what is whole") from error
         if found.layers < min(header.layers, layers or header.layers):
             note = f"cut short: {found.layers} of {header.layers} layers are whole"
         write_png(made, found.image)
@@ -199,9 +198,7 @@ def decompress(
 
 
 def identify(
-    files: Annotated[
-        list[str], typer.Argument(help="Files, folders of .mcml files, or quoted patterns as 'out/*.mcml'.")
-    ],
+    files: Files,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a list with an object for each file.")
     ] = False,
@@ -212,25 +209,22 @@ def identify(
     paths, failures = find_inputs(files, {SUFFIX}, f"{SUFFIX} file")
     found: list[dict[str, Any]] = []
     for error in failures:
-        _report(str(error), error)
-    failed = bool(failures)
+        _report(error)
     for path in paths:
-        content: dict[str, Any] = {"file": shown(path)}
+        content: dict[str, Any] = {}
         try:
-            facts, error = _content(read_bytes(path))
-            content |= facts
+            content, error = _content(read_bytes(path))
         except DataError as caught:
             error = caught
         if error is not None:
-            failed = True
             content["error"] = str(error)
-            _report(_named(path, error), error)
-        found.append(content)
+            _report(error, path)
+        found.append({"file": shown(path), **content})
     if as_json:
         print(json.dumps(found, indent=2))
-    else:
-        print("\n\n".join(_block(content) for content in found if "width" in content), end="\n" * bool(found))
-    if failed:
+    elif known := [_block(content) for content in found if "width" in content]:
+        print("\n\n".join(known))
+    if failures or any("error" in content for content in found):
         raise typer.Exit(1)
 
 
@@ -242,7 +236,7 @@ def _content(data: bytes) -> tuple[dict[str, Any], CorruptStreamError | None]:
     header = found.header
     try:
         name = model_files.name_of(header.model)
-        variant = model_files.read_config(model_files.model_folder(name))["model"]["variant"]
+        variant = model_files.read_config(model_files.released_folder() / name)["model"]["variant"]
     except (DataError, KeyError):
         name = variant = ""
     streams = ("Y", "Cb", "Cr") if len(header.rates) == 3 else ({"rgb": "RGB", "": "1"}.get(variant, "Y"),)
@@ -263,14 +257,14 @@ def _content(data: bytes) -> tuple[dict[str, Any], CorruptStreamError | None]:
 def _block(content: Mapping[str, Any]) -> str:
     """Return what `_content` found as lines for people."""
     unit = "level" if content["maps"] == "adaptive" else "level x 256"
+    here = ", which is not here" if content["model"] == content["model_id"] else ""
     whole, chunks = content["whole_chunks"], content["chunks"]
     rates = "  ".join(f"{key} {value}" for key, value in content["rates"].items())
     lines = {
         "format": f"version {content['version']}",
         "picture": f"{content['width']} x {content['height']} pixels",
         "file": f"{content['bytes']} bytes, {content['bpp']:.4f} bpp",
-        "model": content["model"]
-        + ("" if content["model"] != content["model_id"] else ", which is not here"),
+        "model": content["model"] + here,
         "maps": content["maps"],
         "rates": f"{rates}  ({unit})",
         "layers": content["layers"],
@@ -298,15 +292,12 @@ def _check_writable(jobs: Sequence[tuple[Path, Path]]) -> None:
         check_writable(made)
 
 
-def _named(path: Path, error: DataError) -> str:
-    text = str(error)
-    return text if text.startswith(f"{path}: ") else f"{path}: {text}"
-
-
-def _report(text: str, error: DataError) -> None:
+def _report(error: DataError, path: Path | None = None) -> None:
+    """Print an error, which names the file."""
     if "--debug" in sys.argv:
         traceback.print_exception(error)
-    print(f"mcml: {text}", file=sys.stderr)
+    named = path is None or str(error).startswith(f"{path}: ")
+    print(f"mcml: {error}" if named else f"mcml: {shown(path)}: {error}", file=sys.stderr)
 
 
 def _each(what: str, jobs: Sequence[tuple[Path, Path]], failures: Sequence[DataError], work: Work) -> None:
@@ -316,19 +307,20 @@ def _each(what: str, jobs: Sequence[tuple[Path, Path]], failures: Sequence[DataE
     rows: list[dict[str, Any]] = []
     failed = bool(failures)
     for error in failures:
-        _report(str(error), error)
+        _report(error)
     try:
         with progress() as bar:
-            for source, made in bar.track(jobs, description=what):
+            task = bar.add_task(what, total=len(jobs))
+            for source, made in jobs:
                 try:
                     row, note = work(source, made)
+                    rows.append(row)
+                    if note:
+                        print(f"note: {shown(source)}: {note}", file=sys.stderr)
                 except DataError as error:
                     failed = True
-                    _report(_named(source, error), error)
-                    continue
-                rows.append(row)
-                if note:
-                    print(f"note: {shown(source)}: {note}", file=sys.stderr)
+                    _report(error, source)
+                bar.advance(task)
     finally:  # what is finished is shown after Ctrl-C too
         if rows:
             print_table(rows)

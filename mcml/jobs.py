@@ -59,6 +59,7 @@ class Job:
         code = [p for p in sorted((root / "mcml").glob("*.py")) if p.name not in NOT_CODE]
         files = [*code, root / "requirements.lock", *sorted((root / "data").rglob("*.toml"))]
         files += sorted((root / "data").rglob("*.csv"))
+        files += sorted((root / "data" / "models").rglob("*.*"))  # what the codecs among them are
         cells = [cell["source"] for cell in json.loads(self.path.read_text("utf-8"))["cells"]]
         parts = {
             "cells": cells,

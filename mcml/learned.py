@@ -158,7 +158,7 @@ class LearnedCodec:
         wanted = math.log(target_bpp)
         model = None if options.get("adaptive") else self._sizes(image.shape[:2], pieces, tile_px)
         correction = 0.0
-        for _ in range(12 if model is None else 4):
+        for _ in range(12 if model is None else 8):
             if model is not None:
                 grid, sizes = model
                 guess = float(np.interp(wanted + correction, np.log(sizes), grid))

@@ -27,13 +27,15 @@ def released() -> list[str]:
 
 
 def model_folder(name: str | Path) -> Path:
-    """Return the folder of a model that is given by folder or by a released one's name.
+    """Return the folder of a model: a released one's name goes before a folder of that name.
 
     Raises:
         DataError: for a path without a folder.
         UsageError: for an unknown name.
     """
     path = Path(name)
+    if isinstance(name, str) and name in released():
+        return released_folder() / name
     if path.is_dir():
         return path
     if len(path.parts) > 1:

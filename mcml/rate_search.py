@@ -66,9 +66,11 @@ class SearchingCodec(Codec, Protocol):
 def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int = 14) -> RateSearch:
     """Find the quality whose file is nearest to a wanted size, by a bracketing search of the dial.
 
+    A codec that has a `search` of its own, as the learned ones whose networks need to run but once,
+    is asked to do it.
+
     Args:
-        codec: any codec; its files grow along its dial, save for small wobbles. One with a `search`
-            of its own is left to it.
+        codec: any codec; its files grow along its dial, save for small wobbles.
         image: (H, W, 3) uint8 sRGB.
         target_bpp: bits per pixel of the file, above 0.
         steps: trials at most, before the last bracket's ends.

@@ -214,7 +214,7 @@ class TileCoder:
         """
         self.check(header)
         order = list(zip(header.order(), chunks, strict=False))
-        complete = len(order) == sum(1 for _ in header.order())
+        complete = len(order) == header.chunk_count()
         tiles = header.tiles()
         by_tile: list[dict[tuple[int, int, str], bytes]] = [{} for _ in tiles]
         for (layer, tile, number, kind), chunk in order:
@@ -239,7 +239,7 @@ class TileCoder:
                     self._read_chunk(header, of, tile, layer, number, states, levels)
             packed = {}
             for key, state in states.items():
-                bits = np.packbits(state.code > 0, axis=-1)
+                bits = np.packbits(state.code() > 0, axis=-1)
                 opened = np.minimum(self.opened(key, levels[key]), state.group).astype(np.uint8)
                 packed[key] = (bits, opened)
                 _update_packed(digest, levels[key], bits)

@@ -44,6 +44,11 @@ def tiny_codec(folder, variant="fusion", steps=2, seed=0, **settings):
     patches = PatchStore([image]).sample(48, 64, torch.Generator().manual_seed(seed))
     model = build(tiny_recipe(variant, **settings).model, seed).eval()
     start(model, patches.float() / 255)
+    for stream in model.streams.values():
+        if stream.importance is not None:  # which starts flat
+            torch.nn.init.normal_(
+                stream.importance.last.weight, std=2, generator=torch.Generator().manual_seed(seed)
+            )
     hidden = {"Y": 8, "RGB": 8, "Cb": 4, "Cr": 4}
     trainer = EntropyTrainer(model, FrozenBits(model, [image]), hidden=hidden, seed=seed)
     trainer.fit(model.config.streams, steps=steps, batch=2, side=8)

@@ -69,7 +69,7 @@ def test_tiles_cover_every_pixel_once_and_the_order_names_every_chunk_once(heade
     order = list(header.order())
     assert len(order) == len(set(order))
     maps = len(tiles) * len(header.rates) if header.adaptive else 0
-    assert len(order) == header.layers * len(tiles) * len(header.rates) + maps
+    assert len(order) == header.layers * len(tiles) * len(header.rates) + maps == header.chunk_count()
     assert [layer for layer, *_ in order] == sorted(layer for layer, *_ in order)
 
 

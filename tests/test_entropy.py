@@ -99,7 +99,7 @@ def test_bits_of_any_size_come_back_with_the_state_that_wrote_them(height, width
         bits = random_bits(rng, height, width)
         chunks, state, ideal = coded(coder, bits, opened, field, written, cuts)
         found = decoded(coder, chunks, opened, field, read, cuts)
-        np.testing.assert_array_equal(found.code, (2.0 * bits - 1) * mask_of(opened))
+        np.testing.assert_array_equal(found.code(), (2.0 * bits - 1) * mask_of(opened))
         np.testing.assert_array_equal(found.hidden, state.hidden)
         np.testing.assert_array_equal(found.hidden, np.round(found.hidden))
         spent = 8 * sum(map(len, chunks))
@@ -138,7 +138,7 @@ def test_a_stream_that_goes_on_after_others_have_learned_more_comes_back():
             coder.read(states[1][number], opened, upto, reader)
             reader.finish()
     for number in range(2):
-        np.testing.assert_array_equal(states[1][number].code, (2.0 * bits[number] - 1) * mask_of(opened))
+        np.testing.assert_array_equal(states[1][number].code(), (2.0 * bits[number] - 1) * mask_of(opened))
         np.testing.assert_array_equal(states[1][number].hidden, states[0][number].hidden)
 
 
@@ -304,7 +304,7 @@ def probabilities(coder, bits, opened, field=None, states=()):
         for row, column in LATTICES:
             place = found[row::2, column::2, span]
             open_ = opened[row::2, column::2] > group
-            place[open_] = next(left).reshape(span.stop - span.start, -1).T if open_.any() else next(left)
+            place[open_] = next(left).reshape(span.stop - span.start, int(open_.sum())).T
     return found
 
 
@@ -406,7 +406,7 @@ def test_sums_are_the_same_in_whatever_order_they_are_added():
 
 @pytest.mark.parametrize("rest", [-40, -3, 0, 1, 25])
 def test_terms_of_2_to_the_46_cancel_exactly(rest):
-    """w s - w (s + g) = -w g, whatever s is: float32 would leave noise of 2^22 instead."""
+    """For w s - w (s + g) = -w g, whatever s is; float32 would leave noise of 2^22 instead."""
     tensors = random_context(np.random.default_rng(1), sizes=(1,), hidden=2).export()
     tensors["state_bias"] = np.array([2**31 - 1, 2**31 - 12345], np.int32)
     tensors["group_bias"] = np.array([[-7 * rest, 11 * rest]], np.int32)

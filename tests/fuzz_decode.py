@@ -1,0 +1,200 @@
+"""Fuzz the decoder with atheris: `make fuzz`, or python tests/fuzz_decode.py --runs 1000000 --seconds 900.
+
+An input is a byte of switches and a file. A quarter of the files get the model's identity, a size
+of at most 48 x 48 and right checksums, so that what is damaged reaches the range coder and, where
+no digest tells, the networks. Whatever is not refused in a sentence is a crash; its input is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import zlib
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import atheris
+
+with atheris.instrument_imports(
+    include=["mcml.bitstream", "mcml.entropy", "mcml.tile_coding", "mcml.learned"]
+):
+    from mcml import bitstream, entropy, learned, tile_coding  # noqa: F401
+
+import numpy as np
+import torch
+from helpers import tiny_codec
+
+from mcml.config import CorruptStreamError, UnsupportedStreamError
+
+REPAIRED, PARTIAL, LUMA_ONLY, FIRST_LAYER, FUSION, FITTING = 0x03, 0x04, 0x08, 0x10, 0x20, 0x40
+MOST_BYTES = 600  # of an input
+MOST_PX = 48  # of a repaired file's sides
+SLOW_S = 2.0  # an input that takes longer is a crash
+SPARE_BYTES = 1 << 30  # address space beyond what the empty program takes
+SMALL = {
+    f"model.{stream}.{name}": value
+    for stream in ("luma", "color")
+    for name, value in {"width": 4, "code_channels": 4, "levels": 3}.items()
+}
+
+
+def repair(data: bytes, model: bytes, tops: list[int], fitting: bool) -> bytes:
+    """Return a file that passes as far as its integers: identity, size, rates if fitting, checksums."""
+    front = bytearray(data[:18].ljust(18, b"\0"))
+    front[:5] = b"MCML\x01"
+    front[5] &= 0x3F
+    front[5] = front[5] & ~0x20 | 0x20 * (len(tops) == 3)
+    width, height = struct.unpack_from("<HH", front, 6)
+    struct.pack_into("<HH", front, 6, 1 + (width - 1) % MOST_PX, 1 + (height - 1) % MOST_PX)
+    front[10:18] = model
+    layered, adaptive = bool(front[5] & bitstream.LAYERED), bool(front[5] & bitstream.ADAPTIVE)
+    end = 18 + layered + (1 if adaptive else 2) * len(tops) + 4
+    rest = bytearray(data[18:end].ljust(end - 18, b"\0"))
+    if fitting:
+        if layered:
+            rest[0] = 2 + rest[0] % 4
+        for i, top in enumerate(tops):
+            if adaptive:
+                rest[layered + i] %= top + 1
+            else:
+                at = layered + 2 * i
+                struct.pack_into("<H", rest, at, struct.unpack_from("<H", rest, at)[0] % (256 * top + 1))
+    out = bytes(front + rest)
+    crc, position = zlib.crc32(out), end
+    while position < len(data):
+        length, begin = data[position], position + 1  # longer forms of a length are left to the raw files
+        if length > 0x7F or begin + length > len(data):
+            return out + data[position:]
+        body = data[position : begin + length]
+        crc = zlib.crc32(body, crc)
+        out += body + crc.to_bytes(4, "little")
+        position = begin + length + 4
+    return out
+
+
+class Target:
+    """Codecs, counters, and what one input does."""
+
+    def __init__(self, folder: Path, runs: int, seconds: float) -> None:
+        self.codecs = [tiny_codec(folder / name, name, **SMALL) for name in ("luma", "fusion")]
+        self.kept = folder / "crashes"
+        self.runs, self.ends = runs, time.monotonic() + seconds
+        self.counts = dict.fromkeys(("trials", "corrupt", "unsupported", "decoded", "crashes"), 0)
+        self.reached = 0  # inputs whose chunks were all whole, so that the range coder saw them
+        self.slowest, self.began = 0.0, time.monotonic()
+
+    def corpus(self, folder: Path) -> None:
+        """Write valid files of every kind, each with a few switches."""
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        number = 0
+        for codec, switch in zip(self.codecs, (0, FUSION), strict=True):
+            for height, width in [(8, 8), (17, 9), (24, 32)]:
+                image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+                for options in ({}, {"adaptive": True}, {"layers": 2}, {"adaptive": True, "layers": 2}):
+                    data = codec.encode(image, 75, **options)
+                    for more in (0x01, FITTING, FITTING | PARTIAL, LUMA_ONLY, FITTING | FIRST_LAYER):
+                        (folder / f"{number:03}").write_bytes(bytes([switch | more]) + data)
+                        number += 1
+
+    def __call__(self, data: bytes) -> None:
+        """Decode one input; leave the program when runs or seconds are spent."""
+        if self.counts["trials"] >= self.runs or time.monotonic() >= self.ends:
+            self.finish()
+        self.counts["trials"] += 1
+        began = time.perf_counter()
+        try:
+            self.counts[self.decode(data)] += 1
+        except Exception:
+            self.crash(data, traceback.format_exc())
+        spent = time.perf_counter() - began
+        self.slowest = max(self.slowest, spent)
+        if spent > SLOW_S:
+            self.crash(data, f"took {spent:.1f} s")
+
+    def decode(self, data: bytes) -> str:
+        """Return what became of an input: "corrupt", "unsupported" or "decoded"."""
+        switches, data = data[0] if data else 0, data[1:]
+        codec = self.codecs[bool(switches & FUSION)]
+        if not switches & REPAIRED:
+            data = repair(data, codec.identity, list(codec.coder.tops().values()), bool(switches & FITTING))
+        partial, luma_only = bool(switches & PARTIAL), bool(switches & LUMA_ONLY)
+        layers = 1 if switches & FIRST_LAYER else None
+        try:
+            header, chunks = bitstream.read(data, partial=partial)
+            self.reached += 1
+            if header.width * header.height <= MOST_PX**2:  # raw files: of models that are not here, too
+                codec.coder.read(header, chunks, luma_only, layers)
+            image = codec.decode(data, partial=partial, luma_only=luma_only, layers=layers)
+        except (CorruptStreamError, UnsupportedStreamError) as error:
+            text = str(error)
+            assert 10 < len(text) < 300 and "\n" not in text, text
+            return "corrupt" if isinstance(error, CorruptStreamError) else "unsupported"
+        assert image.shape == (header.height, header.width, 3) and image.dtype == np.uint8
+        return "decoded"
+
+    def crash(self, data: bytes, why: str) -> None:
+        """Count and keep an input, and say why the first few failed."""
+        self.counts["crashes"] += 1
+        if self.counts["crashes"] <= 20:
+            self.kept.mkdir(exist_ok=True)
+            (self.kept / f"{zlib.crc32(data):08x}").write_bytes(data)
+            print(f"crash: {data.hex()}\n{why}", file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """Print the counters and leave, with 1 if there were crashes."""
+        spent = time.monotonic() - self.began
+        words = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        print(
+            f"{words}; {self.reached} reached the range coder; {spent:.0f} s, "
+            f"{self.counts['trials'] / spent:.0f} inputs/s, slowest {1000 * self.slowest:.0f} ms",
+            flush=True,
+        )
+        if self.counts["crashes"]:
+            print(f"inputs that crashed are in {self.kept}", flush=True)
+        else:
+            shutil.rmtree(self.kept.parent, ignore_errors=True)
+        os._exit(1 if self.counts["crashes"] else 0)  # atheris never returns
+
+
+def cap_memory() -> None:
+    """Let a hostile size fail as `MemoryError` instead of filling the machine; on Linux only."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        now = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + SPARE_BYTES, resource.RLIM_INFINITY))
+
+
+def main() -> None:
+    """Make models and corpus in a temporary folder, and fuzz."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp(prefix="mcml-fuzz-"))
+    target = Target(folder, options.runs, options.seconds)
+    target.corpus(folder / "corpus")
+    for path in sorted((folder / "corpus").iterdir()):
+        target.decode(path.read_bytes())  # networks are loaded before memory is capped
+    target.reached = 0
+    target.ends, target.began = time.monotonic() + options.seconds, time.monotonic()
+    cap_memory()
+    limits = [f"-max_len={MOST_BYTES}", "-timeout=30", "-rss_limit_mb=4096", f"-seed={options.seed}"]
+    quiet = ["-verbosity=0", "-close_fd_mask=0", f"-artifact_prefix={folder}/"]
+    atheris.Setup([sys.argv[0], *limits, *quiet, str(folder / "corpus")], target)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
