@@ -125,30 +125,38 @@ def file_rows(
     images: Mapping[str, np.ndarray],
     qualities: Sequence[float],
     *,
+    kinds: Sequence[str] = ("flat",),
     workers: int = 0,
     colors_only: bool = False,
 ) -> list[dict[str, Any]]:
-    """Encode to flat files, decode and measure: a row for each system, image and quality.
+    """Encode to files, decode and measure: a row for each system, kind, image and quality.
 
     Args:
         systems: model folders (or released names) by a name of theirs.
         images: (H, W, 3) uint8 by name.
         qualities: percentages of luma's groups.
+        kinds: "flat", "adaptive" or both, as in `bit_rows`.
         workers: processes, 0 for as many as there are cores.
         colors_only: leave out all metrics but PSNR by plane and CIEDE2000.
 
     Returns:
-        Rows of codec (the system's name), image, quality, file_bytes, bpp, ideal_bpp, raw_bpp,
+        Rows of codec (the system's name), kind, image, quality, file_bytes, bpp, ideal_bpp, raw_bpp,
         psnr_Y, psnr_Cb, psnr_Cr, then the metrics' columns.
     """
     from joblib import delayed
 
-    tasks = (delayed(_file_rows)(n, str(f), images, qualities, colors_only) for n, f in systems.items())
-    return [row for rows in side_by_side(tasks, workers, len(systems)) for row in rows]
+    jobs = list(product(systems.items(), kinds))
+    tasks = (delayed(_file_rows)(n, str(f), kind, images, qualities, colors_only) for (n, f), kind in jobs)
+    return [row for rows in side_by_side(tasks, workers, len(jobs)) for row in rows]
 
 
 def _file_rows(
-    name: str, folder: str, images: Mapping[str, np.ndarray], qualities: Sequence[float], colors_only: bool
+    name: str,
+    folder: str,
+    kind: str,
+    images: Mapping[str, np.ndarray],
+    qualities: Sequence[float],
+    colors_only: bool,
 ) -> list[dict[str, Any]]:
     import torch
 
@@ -158,11 +166,12 @@ def _file_rows(
         pixels = image.shape[0] * image.shape[1]
         pieces, _ = coder.analyse(image)
         for quality in qualities:
-            found = coder.pack(image.shape[:2], pieces, quality)
+            found = coder.pack(image.shape[:2], pieces, quality, adaptive=kind == "adaptive")
             decoded = coder.decode(found.data)
             rows.append(
                 {
                     "codec": name,
+                    "kind": kind,
                     "image": image_name,
                     "quality": quality,
                     "file_bytes": len(found.data),

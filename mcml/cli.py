@@ -289,8 +289,9 @@ def _interrupted(*_: Any) -> None:
     raise InterruptedRunError("interrupted; what was finished is kept")
 
 
-# Listed here; `mcml.__main__` sends both to `train_cli`, which does without typer.
+# Listed here; `mcml.__main__` sends them to modules that do without typer.
 app.command("train", help="Train a variant's networks and evaluate them.")(lambda: None)
+app.command("train-entropy", help="Give a trained model the entropy coder of its files.")(lambda: None)
 app.command("info", help="Print a variant's layout, parameters and MACs per pixel.")(lambda: None)
 
 

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mcml import data, weights
+from mcml import data
 from mcml.checkpoints import read_log
 from mcml.color import luma
 from mcml.config import UsageError, parse_names
-from mcml.entropy_training import EntropyTrainer, FrozenBits
 from mcml.evaluation import side_by_side
 from mcml.layout import equal_cost_rgb
 from mcml.models import Model
@@ -29,7 +28,6 @@ LUMA_QUALITIES: dict[str, Sequence[float]] = {
     "jpeg": (3, 5, 8, 12, 18, 25, 35, 50),
     "jpeg2000": (160, 96, 64, 40, 26, 18, 12),  # ratios to 8 bits a pixel
 }
-SMALL_CONTEXT = {"Y": 48, "RGB": 64, "Cb": 32, "Cr": 32}  # hidden units of briefly trained entropy coders
 
 
 class Photographs(NamedTuple):
@@ -130,59 +128,6 @@ def run_all(
 
     tasks = (delayed(run)(job.recipe, images, initial=job.initial) for job in jobs.values())
     return dict(zip(jobs, side_by_side(tasks, workers, len(jobs)), strict=True))
-
-
-def entropy_coder(
-    model: Model, images: Sequence[np.ndarray], steps: int, *, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Train a small entropy coder on the bits of a model's encoders, which stay as they are.
-
-    Args:
-        model: any variant.
-        images: (H, W, 3) uint8 each.
-        steps: of all streams' context models together.
-        seed: of weights and patches.
-
-    Returns:
-        The coder's integers by "stream.name", as `mcml.weights.save_model` takes them.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-    trainer = EntropyTrainer(model, FrozenBits(model, images), hidden=SMALL_CONTEXT, seed=seed)
-    trainer.fit(list(model.streams), steps=steps, batch=4, side=16)
-    return trainer.export(level_tiles=8)
-
-
-def make_codecs(
-    models: Mapping[str, Model], images: Sequence[np.ndarray], steps: int, folder: Path, *,
-    coder_of: Mapping[str, str] | None = None, workers: int = 0,
-) -> dict[str, Path]:  # fmt: skip
-    """Give models an entropy coder and save them as codecs that write files.
-
-    Args:
-        models: by name.
-        images: (H, W, 3) uint8 each, which the coders learn from.
-        steps: see `entropy_coder`.
-        folder: where the models' folders go.
-        coder_of: by a model's name, the name of the model whose coder it shares (one that makes
-            the same bits); without an entry a model has its own.
-        workers: processes, 0 for as many as there are cores.
-
-    Returns:
-        Folders for `mcml.codec.get_codec`, by name.
-    """
-    from joblib import delayed
-
-    owner = {name: (coder_of or {}).get(name, name) for name in models}
-    trained = list(dict.fromkeys(owner.values()))
-    tasks = (delayed(entropy_coder)(models[n], images, steps) for n in trained)
-    coder = dict(zip(trained, side_by_side(tasks, workers, len(trained)), strict=True))
-    places = {name: folder / f"model-{i}" for i, name in enumerate(models)}
-    for name, model in models.items():
-        record = {"entropy_steps": steps, "entropy_coder_of": owner[name]}
-        weights.save_model(model, places[name], record, half=False, entropy=coder[owner[name]])
-    return places
 
 
 def with_importance(model: Model, kind: str) -> Model:

@@ -122,7 +122,7 @@ def save_model(
         if name not in other or other[name].shape != value.shape
         or not torch.equal(other[name].to(value.dtype), value.cpu())
     }  # fmt: skip
-    zeros = [name for name, value in own.items() if not value.any()]
+    zeros = {name: list(value.shape) for name, value in own.items() if not value.any()}
     content: dict[str, Any] = {"model": model.config.to_dict()}
     if entropy is not None:
         stored = copy.deepcopy(model)
@@ -189,12 +189,12 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> Model:
 
 def _stored(folder: Path) -> dict[str, Tensor]:
     """Return the tensors that a folder itself holds, those that are only named as zeros too."""
-    config, _ = load_config(folder)
     found = load_tensors(folder, "weights")
-    zeros = read_config(folder).get("zeros", ())
-    if zeros:
-        shapes = Model(config).state_dict()
-        found |= {name: torch.zeros_like(shapes[name]) for name in zeros if name in shapes}
+    zeros = read_config(folder).get("zeros") or {}
+    if not isinstance(zeros, dict):
+        raise DataError(f"{folder}: config.json names zeros in another way than this version")
+    for name, shape in zeros.items():
+        found[name] = torch.zeros(shape)
     return found
 
 

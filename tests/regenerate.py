@@ -51,8 +51,10 @@ def main() -> None:
                 shutil.copyfile(Path(folder) / "quick" / source, ROOT / "docs" / "figures" / name)
     if not sys.argv[1:]:
         import golden_classical
+        import golden_learned
 
         golden_classical.main()
+        golden_learned.main()
 
 
 if __name__ == "__main__":

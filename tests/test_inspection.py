@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcml import color, experiments, inspection, metrics, weights
+from mcml import color, experiments, inspection, metrics, model_files, weights
 from mcml.losses import LossConfig
 from mcml.models import build
 from mcml.rate import bits_of

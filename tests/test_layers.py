@@ -17,7 +17,8 @@ LAYERS = {  # a module may import only from layers below its own
     "entropy_training": 5, "learned": 6, "codec": 7, "evaluation": 8,
     "color_statistics": 8, "inspection": 8, "training": 8, "experiments": 9, "figures": 9,
     "accounting": 9, "jobs": 9,
-    "report": 9, "network_figures": 10, "rate_figures": 10, "runner": 10, "train_cli": 10, "file_cli": 10,
+    "report": 9, "network_figures": 10, "rate_figures": 10, "small_codecs": 10, "runner": 10,
+    "train_cli": 10, "file_cli": 10,
     "allocation": 6, "entropy_cli": 11, "cli": 11, "__main__": 12,
 }  # fmt: skip
 ONLY_IN = {
@@ -28,8 +29,8 @@ ONLY_IN = {
     "torch": {
         "accounting", "allocation", "bit_order", "checkpoints", "color_difference", "context_model",
         "entropy_cli", "entropy_training", "experiments", "inspection", "layout", "losses", "models",
-        "networks", "neural", "patches", "processes", "quantization", "rate", "run_log", "threshold_code",
-        "threshold_design", "train_cli", "training", "validation", "weights",
+        "networks", "neural", "patches", "processes", "quantization", "rate", "run_log", "small_codecs",
+        "threshold_code", "threshold_design", "train_cli", "training", "validation", "weights",
     },
     "safetensors": {"model_files", "weights"},
     "constriction": {"range_coding"},

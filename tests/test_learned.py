@@ -141,6 +141,22 @@ def test_li_et_als_mask_and_maps_that_are_never_sent_decode_too(tmp_path, pictur
         found.encode(picture, 50, adaptive=True)
 
 
+def test_adaptive_levels_follow_the_dial_and_the_map_from_none_to_all(fusion, picture):
+    pieces, _ = fusion.analyse(picture)
+    for key, top in fusion.coder.tops().items():
+        logits = pieces[0].logits[key]
+        assert logits.std() > 0.1
+        levels = np.stack(
+            [fusion.coder.adaptive(key, logits, quality) for quality in np.linspace(0, 100, 21)]
+        )
+        assert (np.diff(levels, axis=0) >= 0).all()
+        assert (levels[0] == 0).mean() > 0.9 and (levels[-1] == top).mean() > 0.9
+        order = logits.ravel().argsort()
+        assert (np.diff(levels[10].ravel()[order]) >= 0).all()
+        expected = np.floor((top + 1) / (1 + np.exp(-logits.astype(float))))
+        np.testing.assert_array_equal(levels[10], expected)
+
+
 @pytest.mark.parametrize("quality", [-1, 101, float("nan")])
 def test_qualities_off_the_dial_are_refused(fusion, picture, quality):
     with pytest.raises(UsageError):

@@ -10,7 +10,7 @@ from helpers import ROOT, notebooks
 from PIL import Image
 from typer.testing import CliRunner
 
-from mcml import artifacts, codec, config, data, figures, jobs, metrics, train_cli
+from mcml import artifacts, codec, config, data, entropy_cli, figures, jobs, metrics, train_cli
 from mcml.__main__ import BARE
 from mcml.cli import app
 from mcml.model_config import VARIANTS
@@ -45,6 +45,8 @@ def test_commands_and_options_exist(line, capsys):
     words = shlex.split(line)
     if words[1] in BARE:
         with pytest.raises(SystemExit) as ended:
+            if words[1] == "train-entropy":
+                entropy_cli.main(["--help"])
             train_cli.main([words[1], "--help"])
         code, text = ended.value.code, capsys.readouterr().out
     else:

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from golden_learned import FOLDER, QUALITY, measure, table
 from helpers import ROOT
 
-from mcml import data, experiments, validation, weights
+from mcml import codec, data, experiments, images, metrics, model_files, validation, weights
 
 NAMES = model_files.released()
 DIALS = (-3.0, -1.5, 0.0, 1.5, 3.0)
@@ -72,3 +73,69 @@ def test_luma_beats_jpeg_at_its_estimated_rate(name, photographs):
     for rate in (0.2, 0.3):
         ours = experiments.at_rate(rows, rate, "psnr_Y", "estimated_bpp_Y")
         assert ours > experiments.at_rate(jpeg, rate, "psnr_Y", "bpp")
+
+
+# ------------------------------------------------------------------------------ their files
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_golden_file_decodes_to_the_same_integers_and_nearly_the_same_pixels(name):
+    """The digest in the file is of the integers: decoding raises if one differs."""
+    data_ = (FOLDER / f"{name}.mcml").read_bytes()
+    wanted = images.read_image(FOLDER / f"{name}.png").astype(int)
+    found = codec.get_codec(name).decode(data_).astype(int)
+    assert np.abs(found - wanted).max() <= 1
+    assert (found != wanted).mean() < 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_on_embedded_photographs_are_the_golden_ones(name):
+    for row in table():
+        if row["codec"] != name:
+            continue
+        now = measure(name, row["image"])
+        assert now["bytes"] == pytest.approx(row["bytes"], rel=0.002)  # encoders run in float
+        assert now["psnr"] == pytest.approx(row["psnr"], abs=0.02)
+        assert now["ms_ssim"] == pytest.approx(row["ms_ssim"], abs=0.0005)
+        assert now["ciede2000"] == pytest.approx(row["ciede2000"], abs=0.02)
+
+
+def test_the_models_write_the_same_bits_and_differ_in_their_decoders_alone(photographs):
+    image = photographs[1]
+    fusion, independent = (codec.get_codec(name) for name in ("fusion", "independent"))
+    first, second = fusion.encode(image, QUALITY), independent.encode(image, QUALITY)
+    assert len(first) == len(second)
+    assert first[:10] == second[:10] and first[10:18] != second[10:18]  # the model's identity
+    assert first[24:28] == second[24:28]  # the digest of the integers
+    assert np.array_equal(fusion.decode(first, luma_only=True), independent.decode(second, luma_only=True))
+
+
+def test_luma_weights_and_the_entropy_coder_are_stored_once():
+    folder = model_files.released_folder() / "independent"
+    assert not (folder / model_files.ENTROPY).exists()
+    assert not [name for name in weights.load_tensors(folder, "weights") if name.startswith("streams.Y.")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wanted_size_is_hit_by_the_one_dial(name, photographs):
+    for image in photographs:
+        for target in (0.15, 0.3, 0.5):
+            found = codec.get_codec(name).search(image, target)
+            assert found.reached or len(found.data) < 2000, (found.bpp, target)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_estimate_and_file_agree_within_a_percent_and_the_framing(name, photographs):
+    for image in photographs:
+        found = codec.get_codec(name).encode_detailed(image, 40.0)
+        ideal = sum(found.ideal_bits.values()) / 8
+        assert 0 <= len(found.data) - ideal <= 0.01 * ideal + 64
+
+
+def test_quality_rises_along_the_dial(photographs):
+    fusion = codec.get_codec("fusion")
+    rows = []
+    for quality in fusion.qualities:
+        data_ = fusion.encode(photographs[0], quality)
+        rows.append((len(data_), metrics.compare(photographs[0], fusion.decode(data_)).psnr))
+    assert rows == sorted(rows)

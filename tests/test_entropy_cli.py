@@ -1,0 +1,113 @@
+"""`mcml train-entropy`: a trained model gets its coder, and files come of it."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import equal_tensors, tiny_recipe
+
+from mcml import allocation, entropy_cli, images, model_files, weights
+from mcml.learned import LearnedCodec
+from mcml.models import build
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(variant, seed=5):
+        path = folder / f"{variant}{seed}"
+        if not path.exists():
+            weights.save_model(build(tiny_recipe(variant).model, seed), path, {"steps": 1})
+        return path
+
+    return make
+
+
+def run(*words):
+    return entropy_cli.main(["train-entropy", *map(str, words)])
+
+
+def test_a_model_gets_a_coder_and_writes_files(model_of, photo_folder, tmp_path):
+    out = tmp_path / "run"
+    words = ("--model", model_of("fusion"), "--data", photo_folder, "--steps", 3, "--side", 4, "--batch", 2)
+    assert run(*words, "--run-dir", out) == 0
+    _, record = weights.load_config(out / "model")
+    assert record["steps"] == 1 and record["entropy"]["steps"] == {"Y": 3, "Cb,Cr": 3}
+    assert not record["entropy"]["resumed"]
+    image = images.read_image(sorted(photo_folder.iterdir())[0])[:40, :56]
+    coder = LearnedCodec(out / "model")
+    assert coder.decode(coder.encode(image, 50.0)).shape == image.shape
+    assert equal_tensors(
+        weights.load_model(out / "model").state_dict(), weights.load_model(model_of("fusion")).state_dict()
+    )
+    before = model_files.entropy_tensors(out / "model")
+    assert run(*words, "--run-dir", out) == 0  # goes on from the context models there
+    assert weights.load_config(out / "model")[1]["entropy"]["resumed"]
+    after = model_files.entropy_tensors(out / "model")
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_reordered_models_train_on(model_of, photo_folder, tmp_path):
+    words = ("--data", photo_folder, "--steps", 2, "--side", 4, "--batch", 2)
+    assert run("--model", model_of("luma"), *words, "--run-dir", tmp_path / "a", "--reorder") == 0
+    again = tmp_path / "a" / "reordered"
+    assert run("--model", again / "model", *words, "--run-dir", again) == 0
+    assert weights.load_config(again / "model")[1]["entropy"]["resumed"]
+
+
+def test_a_coder_is_taken_over_only_where_bits_are_the_same(model_of, photo_folder, tmp_path, capsys):
+    words = ("--data", photo_folder, "--steps", 1, "--side", 4, "--batch", 2)
+    assert run("--model", model_of("independent"), *words, "--run-dir", tmp_path / "a") == 0
+    source = tmp_path / "a" / "model"
+    assert run("--model", model_of("independent", 6), "--like", source, "--run-dir", tmp_path / "b") == 2
+    assert "differ" in capsys.readouterr().err
+    other = weights.load_model(model_of("fusion", 7))
+    mine = weights.load_model(source)
+    for key, stream in other.streams.items():
+        stream.encoder.load_state_dict(mine.streams[key].encoder.state_dict())
+        if stream.importance is not None:
+            stream.importance.load_state_dict(mine.streams[key].importance.state_dict())
+    weights.save_model(other, tmp_path / "same", {}, half=False)
+    assert run("--model", tmp_path / "same", "--like", source, "--run-dir", tmp_path / "c") == 0
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    first = LearnedCodec(source).encode(image, 60.0)
+    second = LearnedCodec(tmp_path / "c" / "model").encode(image, 60.0)
+    assert len(first) == len(second) and first[24:28] == second[24:28]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [((), 2), (("--steps", 1, "--threads", 0), 2), (("--steps", 1, "--data", "nowhere"), 2)],
+)
+def test_mistakes_are_named(model_of, tmp_path, capsys, words, code):
+    assert run("--model", model_of("luma"), "--run-dir", tmp_path / "run", *words) == code
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_colour_gets_the_level_where_slopes_are_equal():
+    rate = np.linspace(0, 1, 9)
+    curve = (rate, np.exp(-5 * rate))
+    found = {"Y": curve, "Cb": curve, "Cr": (rate, 0.01 * np.exp(-5 * rate))}
+    table = allocation.allocate(found)
+    assert table.shape == (9, 2) and (np.diff(table, axis=0) >= 0).all()
+    # equal curves, an error in Cb counting 1.09 times: nearly the same level
+    assert np.abs(table[2:-2, 0] / 256 - np.arange(2, 7)).max() <= 0.5
+    assert (table[2:-2, 1] < table[2:-2, 0]).all()
+
+
+def test_curves_fall_in_error_as_they_rise_in_rate(model_of):
+    from mcml.context_model import ContextModel
+
+    model = weights.load_model(model_of("fusion"))
+    contexts = {}
+    for key, stream in model.streams.items():
+        contexts[key] = ContextModel(stream.groups, 8, [8] * len(contexts))
+    image = np.random.default_rng(0).integers(0, 256, (20, 28, 3)).astype(np.uint8)
+    for key, (rate, error) in allocation.curves(model, contexts, [image]).items():
+        assert len(rate) == len(error) == model.config.stream(key).levels
+        assert rate[0] == 0 and (np.diff(rate) > 0).all() and np.isfinite(error).all()
+        assert rate[-1] * image.shape[0] * image.shape[1] == pytest.approx(  # odds are even: a bit each
+            model.config.stream(key).code_channels * 3 * 4, rel=1e-4
+        )
+    assert torch.isfinite(contexts["Y"].bias).all()
