@@ -69,6 +69,11 @@ class Header:
         tiles = -(-self.width // self.tile_px) * -(-self.height // self.tile_px)
         return tiles * len(self.rates) * (self.layers + self.adaptive)
 
+    def chunk_count(self) -> int:
+        """Return how many chunks the file has."""
+        across, down = -(-self.width // self.tile_px), -(-self.height // self.tile_px)
+        return across * down * len(self.rates) * (self.layers + self.adaptive)
+
     def check(self) -> Header:
         """Return the header, or raise `DataError` for what the format cannot hold."""
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
@@ -220,8 +225,7 @@ def take_stock(data: bytes) -> Stock:
     sizes = {(stream, kind): 0 for stream in range(len(header.rates)) for kind in kinds}
     for (_, _, stream, kind), chunk in zip(header.order(), chunks, strict=False):
         sizes[stream, kind] += len(chunk)
-    promised = len(header.tiles()) * len(header.rates) * (header.layers + header.adaptive)
-    return Stock(header=header, sizes=sizes, chunks=promised, whole=len(chunks), error=error)
+    return Stock(header=header, sizes=sizes, chunks=header.chunk_count(), whole=len(chunks), error=error)
 
 
 def _length(value: int) -> bytes:

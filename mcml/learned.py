@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,7 @@ class LearnedCodec:
         self.identity = identity(self.folder)
         self.dial = Dial(coarsest=0.0, finest=FULL, kind="real")
         self.qualities = QUALITIES
+        self._last: tuple[Any, list[Piece]] | None = None
         self.coder = TileCoder(read_config(self.folder)["model"], entropy_tensors(self.folder))
 
     @cached_property
@@ -83,6 +85,14 @@ class LearnedCodec:
                 )
             )
         return pieces, time.perf_counter() - began
+
+    def _analysis(self, image: np.ndarray, tile_px: int) -> list[Piece]:
+        """Analyse, or give the last image's analysis again: several rates are searched on one image."""
+        check_rgb8(image)
+        key = (hashlib.sha256(np.ascontiguousarray(image)).digest(), image.shape, tile_px)
+        if self._last is None or self._last[0] != key:
+            self._last = (key, self.analyse(image, tile_px)[0])
+        return self._last[1]
 
     def encode(self, image: np.ndarray, quality: float, **options: Any) -> bytes:
         """Compress (H, W, 3) uint8 sRGB at 0 to 100; see `encode_detailed` for options."""
@@ -142,7 +152,7 @@ class LearnedCodec:
         tile_px = options.pop("tile_px", TILE_PX)
         if not 0 < target_bpp < math.inf:
             raise UsageError(f"target bpp {target_bpp}: expected a number above 0")
-        pieces, _ = self.analyse(image, tile_px)
+        pieces = self._analysis(image, tile_px)
         tried: dict[float, RateSearch] = {}
 
         def attempt(quality: float) -> RateSearch:

@@ -153,6 +153,21 @@ def test_a_stream_that_goes_on_after_others_have_learned_more_comes_back():
         np.testing.assert_array_equal(hidden(states[1][number]), hidden(states[0][number]))
 
 
+def test_states_taken_over_again_replace_those_before():
+    rng = np.random.default_rng(6)
+    first, second = random_coder(rng), random_coder(rng, hidden=4, inherited=(6,))
+    opened = np.full((5, 4), len(GROUPS))
+    early = first.begin(5, 4, None, ())
+    late = coded(first, random_bits(rng, 5, 4), opened)[1]
+    state = second.begin(5, 4, None, [early])
+    alone = hidden(state).copy()
+    second.refresh(state, [early])
+    np.testing.assert_array_equal(hidden(state), alone)
+    second.refresh(state, [late])
+    np.testing.assert_array_equal(hidden(state), hidden(second.begin(5, 4, None, [late])))
+    assert not np.array_equal(hidden(state), alone)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     height=st.integers(1, 20),
@@ -528,3 +543,10 @@ def test_every_quarter_of_the_dither_holds_a_quarter_of_any_rate():
         levels = flat_levels(rate, 16, 16)
         quarters = levels.reshape(2, 8, 2, 8).sum(axis=(1, 3))
         np.testing.assert_array_equal(quarters, rate // 4)
+
+
+def test_half_a_level_is_a_checkerboard_and_a_quarter_every_other_row_and_column():
+    y, x = np.indices((16, 16))
+    np.testing.assert_array_equal(flat_levels(128, 16, 16), (y + x) % 2 == 0)
+    np.testing.assert_array_equal(flat_levels(64, 16, 16), (y % 2 == 0) & (x % 2 == 0))
+    np.testing.assert_array_equal(flat_levels(32, 16, 16), (y % 4 == x % 4) & (y % 2 == 0))

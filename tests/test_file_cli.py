@@ -520,7 +520,7 @@ def test_worker_processes_use_one_thread_of_torch(monkeypatch, folder):
 
         return [{"image": str(os.getpid()), "quality": torch.get_num_threads()}]
 
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(evaluation, "_worker", threads)
     found = evaluation.evaluate(sorted(folder.glob("*.png")), ["webp"], workers=2)
     assert set(found.quality) == {1}
