@@ -17,7 +17,7 @@ MAGIC = b"MCML"
 VERSION = 1
 MAX_SIDE = 65535
 MAX_PIXELS = 1 << 28  # 268 megapixels: what a decoder agrees to make room for
-TILE_LOG2 = range(6, 14)  # tiles of 64 to 8192 pixels
+TILE_LOG2 = range(6, 12)  # tiles of 64 to 2048 pixels, which bounds a decoder's memory
 ADAPTIVE, LAYERED = 0x08, 0x10
 _FIXED = struct.Struct("<4sBBHH8s")
 CRC_BYTES = 4
@@ -69,11 +69,6 @@ class Header:
         tiles = -(-self.width // self.tile_px) * -(-self.height // self.tile_px)
         return tiles * len(self.rates) * (self.layers + self.adaptive)
 
-    def chunk_count(self) -> int:
-        """Return how many chunks the file has."""
-        across, down = -(-self.width // self.tile_px), -(-self.height // self.tile_px)
-        return across * down * len(self.rates) * (self.layers + self.adaptive)
-
     def check(self) -> Header:
         """Return the header, or raise `DataError` for what the format cannot hold."""
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
@@ -83,7 +78,7 @@ class Header:
         if not 1 <= self.layers <= 255:
             raise DataError(f"{self.layers} layers: the format holds 1 to 255")
         if self.tile_px not in [1 << k for k in TILE_LOG2]:
-            raise DataError(f"tiles of {self.tile_px} pixels: expected a power of 2 from 64 to 8192")
+            raise DataError(f"tiles of {self.tile_px} pixels: expected a power of 2 from 64 to 2048")
         return self
 
     def pack(self) -> bytes:
@@ -118,7 +113,7 @@ def read_header(data: bytes) -> tuple[Header, int]:
     if len(data) < _FIXED.size:
         raise CorruptStreamError(f"the file ends within its header, after {len(data)} bytes")
     _, _, flags, width, height, model = _FIXED.unpack_from(data)
-    if flags & 0xC0 or not width or not height:
+    if flags & 0xC0 or flags & 7 >= len(TILE_LOG2) or not width or not height:
         raise CorruptStreamError("the header holds values that no encoder writes")
     if width * height > MAX_PIXELS:
         raise UnsupportedStreamError(

@@ -74,6 +74,8 @@ class BitCoder:
         Raises:
             DataError: if a tensor is missing or misshapen, or sums could pass 2^53.
         """
+        if any(np.asarray(value).dtype.kind not in "iu" for value in tensors.values()):
+            raise DataError("entropy model: its tensors must be of whole numbers")
         try:
             wide = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
             self.sizes = [int(size) for size in tensors["group_sizes"]]

@@ -11,7 +11,6 @@ from typing import Any
 from mcml.config import McmlError, UsageError
 
 LUMA_SHARE = 0.6  # of the minutes; the rest is for colour, which needs luma's model as it then is
-REORDERED = 16  # photographs on which bits are put in order
 ALLOCATED = 8  # photographs on which the balance of luma and colour is tuned
 
 
@@ -37,10 +36,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tune", default="", help="photographs for the balance of luma and colour")
     parser.add_argument("--run-dir", type=Path, required=True, help="contexts and model/ go here; resumes")
     parser.add_argument("--like", default="", help="take over the coder of a model with the same encoders")
-    parser.add_argument(
-        "--reorder", action="store_true",
-        help="also write reordered/: the model with its bits by error saved per coded bit, to train on",
-    )  # fmt: skip
     parser.add_argument("--minutes", type=float, default=0.0, help="budget in minutes")
     parser.add_argument("--steps", type=int, default=0, help="budget in steps, of luma and of colour")
     parser.add_argument("--batch", type=int, default=8, help="crops a step")
@@ -95,8 +90,6 @@ def _train(options: argparse.Namespace) -> int:
         tuned = photographs(options.tune)[0] if options.tune else paths[:ALLOCATED]
         found = curves(model, trainer.contexts, [read_image(path) for path in tuned[:ALLOCATED]])
         entropy["allocation"] = allocate(found)
-    if options.reorder:
-        _reorder(model, trainer, [read_image(path) for path in paths[:REORDERED]], options.run_dir, record)
     own = {
         "command": command_line(), "minutes": options.minutes, "steps": steps, "photographs": len(paths),
         "data_hash": digest,
@@ -105,26 +98,6 @@ def _train(options: argparse.Namespace) -> int:
     weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
     print(f"finished: {target}", file=sys.stderr)
     return 0
-
-
-def _reorder(
-    model: Any, trainer: Any, images: Sequence[Any], run_dir: Path, record: Mapping[str, Any]
-) -> None:
-    """Write run_dir/reordered: a model, and context models to train on."""
-    import copy
-
-    from mcml import weights
-    from mcml.bit_order import best_order, costs_and_savings, equal_groups, reorder, reorder_context
-
-    changed, contexts = copy.deepcopy(model), {}
-    for key, (coefficient, cost, saved) in costs_and_savings(model, trainer.contexts, images).items():
-        order = best_order(coefficient, cost, saved)
-        sizes = equal_groups(cost[order], model.streams[key].config.group_count)
-        reorder(changed, key, order, sizes)
-        contexts[key] = reorder_context(trainer.contexts[key], order, sizes)
-    trainer.contexts = contexts
-    weights.save_model(changed, run_dir / "reordered" / "model", record, half=False)
-    trainer.save(run_dir / "reordered")
 
 
 def _check_same(model: Any, other: Any) -> None:

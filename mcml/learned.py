@@ -114,7 +114,7 @@ class LearnedCodec:
             quality: percentage of luma's groups that are sent, 0 to 100.
             adaptive: send importance maps; otherwise one level everywhere, dithered between two.
             layers: parts of the code, each decodable from a file that ends after it.
-            tile_px: side of the tiles that are coded apart, a power of 2 from 64 to 8192.
+            tile_px: side of the tiles that are coded apart, a power of 2 from 64 to 2048.
 
         Raises:
             UsageError: for a quality off the dial.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -88,7 +89,7 @@ class TileCoder:
 
     def adaptive(self, key: str, logits: np.ndarray, quality: float) -> np.ndarray:
         """Return the levels (h, w) of an importance map's logits, the quality being the dial."""
-        share = min(max(quality / FULL, 1e-4), 1 - 1e-4)
+        share = min(max(quality / FULL, 1e-4), 1 - 1e-4)  # the ends leave strong logits their say
         p = 1 / (1 + np.exp(-(logits.astype(np.float64) + math.log(share / (1 - share)))))
         top = self.tops()[key]
         return np.clip(np.floor(p * (top + 1)), 0, top).astype(np.int64)
@@ -131,7 +132,7 @@ class TileCoder:
             middles = [int(np.median(np.concatenate([of[k].ravel() for of in levels]))) for k in self.keys]
             header = replace(header, rates=tuple(middles))
         result = Encoded(b"")
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(struct.pack("<HH", header.width, header.height))
         chunks: dict[tuple[int, int, int, str], bytes] = {}
         for number, (piece, of) in enumerate(zip(pieces, levels, strict=True)):
             for name, chunk in self._write_tile(header, piece, of, result).items():
@@ -227,7 +228,7 @@ class TileCoder:
         ]
         if not present[0][0]:
             raise CorruptStreamError("the file ends before its first stream is whole")
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(struct.pack("<HH", header.width, header.height))
         found = []
         for of, tile in zip(by_tile, tiles, strict=True):
             states: dict[str, entropy.BitState] = {}

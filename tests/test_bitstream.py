@@ -16,7 +16,7 @@ from mcml.config import CorruptStreamError, DataError, UnsupportedStreamError
 def headers(draw, most_chunks=60):
     adaptive = draw(st.booleans())
     rate = st.integers(0, 255 if adaptive else 65535)
-    tile = 1 << draw(st.integers(6, 13))
+    tile = 1 << draw(st.sampled_from(bitstream.TILE_LOG2))
     header = Header(
         width=draw(st.integers(1, 3 * tile)), height=draw(st.integers(1, 3 * tile)),
         model=draw(st.binary(min_size=8, max_size=8)), adaptive=adaptive, tile_px=tile,
@@ -75,7 +75,7 @@ def test_tiles_cover_every_pixel_once_and_the_order_names_every_chunk_once(heade
 
 @pytest.mark.parametrize("size", [(1, 1), (MAX_SIDE, 1), (1, MAX_SIDE), (16384, 16384)])
 def test_the_smallest_and_the_largest_pictures_fit(size):
-    header = header_of(width=size[0], height=size[1], tile_px=8192)
+    header = header_of(width=size[0], height=size[1], tile_px=2048)
     packed = bitstream.write(header, chunks_of(header))
     assert bitstream.read(packed)[0] == header
 

@@ -453,7 +453,7 @@ def test_terms_of_2_to_the_46_cancel_exactly(rest):
 def test_weights_too_large_for_exact_sums_are_refused(name, value):
     tensors = random_context(np.random.default_rng(0), inherited=(6,)).export()
     BitCoder(tensors)
-    tensors[name] = tensors[name].astype(np.float64)
+    tensors[name] = tensors[name].astype(np.int64)
     tensors[name][(0,) * tensors[name].ndim] = value
     with pytest.raises(DataError, match="too large for exact sums"):
         BitCoder(tensors)

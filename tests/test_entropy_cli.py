@@ -47,14 +47,6 @@ def test_a_model_gets_a_coder_and_writes_files(model_of, photo_folder, tmp_path)
     assert any(not np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_reordered_models_train_on(model_of, photo_folder, tmp_path):
-    words = ("--data", photo_folder, "--steps", 2, "--side", 4, "--batch", 2)
-    assert run("--model", model_of("luma"), *words, "--run-dir", tmp_path / "a", "--reorder") == 0
-    again = tmp_path / "a" / "reordered"
-    assert run("--model", again / "model", *words, "--run-dir", again) == 0
-    assert weights.load_config(again / "model")[1]["entropy"]["resumed"]
-
-
 def test_a_coder_is_taken_over_only_where_bits_are_the_same(model_of, photo_folder, tmp_path, capsys):
     words = ("--data", photo_folder, "--steps", 1, "--side", 4, "--batch", 2)
     assert run("--model", model_of("independent"), *words, "--run-dir", tmp_path / "a") == 0
