@@ -22,7 +22,7 @@ COLOR_WEIGHT = 1.0  # how much more than that an error of colour counts
 def curves(
     model: Model, contexts: Mapping[str, ContextModel], images: Sequence[np.ndarray]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Measure flat maps of every level.
+    """Measure flat maps of every level; colour's rates beside wholly open luma, which is a little cheap.
 
     Returns:
         By stream, (L,) bits a pixel and (L,) mean square errors of the plane, of levels 0..L-1;
@@ -49,7 +49,7 @@ def curves(
                 borrowed = None
                 if stream.decoder.luma is not None:
                     top = model.config.luma.levels - 1
-                    share = round(level / (stream.config.levels - 1) * top)
+                    share = round(level / (stream.config.levels - 1) * top) + model.config.luma.keep_first
                     seen = luma * (model.streams["Y"].groups <= share).float()[:, None, None]
                     borrowed = (
                         seen if model.config.fuse == "codes" else model.streams["Y"].decoder.features(seen)

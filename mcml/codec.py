@@ -7,12 +7,12 @@ from pathlib import Path
 from mcml import classical
 from mcml.config import choose
 from mcml.learned import LearnedCodec
-from mcml.model_files import released
+from mcml.model_files import identity, model_folder, released
 from mcml.rate_search import Codec, RateSearch, bits_per_pixel, encode_at_bpp
 
 __all__ = ["Codec", "RateSearch", "bits_per_pixel", "encode_at_bpp", "get_codec", "names"]
 
-_learned: dict[str, LearnedCodec] = {}
+_learned: dict[tuple[str, bytes], LearnedCodec] = {}
 
 
 def names() -> list[str]:
@@ -30,6 +30,7 @@ def get_codec(name: str) -> Codec:
         return classical.CODECS[name]
     if not Path(name).is_dir():
         choose("codec", name, names())
-    if name not in _learned:
-        _learned[name] = LearnedCodec(name)
-    return _learned[name]
+    key = (name, identity(model_folder(name)))  # a folder may be trained anew
+    if key not in _learned:
+        _learned[key] = LearnedCodec(name)
+    return _learned[key]

@@ -21,6 +21,7 @@ REACH = 12  # the table spans log-odds of -12 to 12
 ONE = 65536  # probabilities in units of 1 / 65536
 
 LEVEL_STRIDE = 8  # of the importance map's anchors
+LEVEL_PASSES = 7  # one for these, two for each halving of the stride
 SPREADS = (1, 2, 3, 5, 9)  # neighbours that differ by less than this share a context
 
 

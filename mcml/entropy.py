@@ -116,7 +116,10 @@ class BitCoder:
         state = np.abs(self.gather).sum(axis=(0, 1)) + 1024 * np.abs(self.level_gather).sum(axis=0)
         state = state + np.abs(self.state_bias) + np.abs(self.group_bias).max(axis=0)
         for weight in self.inherit:
-            state = state + STATE_CAP * np.abs(weight).sum(axis=0)
+            product = STATE_CAP * np.abs(weight).sum(axis=0)
+            if product.max(initial=0) >= EXACT:
+                raise DataError("entropy model: its weights are too large for exact sums")
+            state = state + product * 2.0**-SCALE_BITS + 1
         wide = np.concatenate([state, state])
         total = (
             (np.abs(self.readout) * wide).sum(axis=1) + np.abs(self.before).sum(axis=1) + np.abs(self.bias)
@@ -164,7 +167,7 @@ class BitCoder:
             span, before = self.spans[group], writer.bits
             code = (2.0 * bits[:, :, span] - 1) * (opened > group)[:, :, None]
             padded = np.pad(code, ((1, 1), (1, 1), (0, 0)))
-            inside = np.tril(self.before[span, span]).T
+            inside = np.tril(self.before[span, span], -1).T
             partials = []
             for lattice in range(len(LATTICES)):
                 logits, partial, open_ = self._logits(state, group, padded, lattice, opened)

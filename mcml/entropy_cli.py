@@ -65,7 +65,8 @@ def _train(options: argparse.Namespace) -> int:
     if options.like:
         entropy = entropy_tensors(model_folder(options.like))
         _check_same(model, weights.load_model(options.like))
-        weights.save_model(model, target, record, entropy=entropy)
+        own = {"command": command_line(), "like": Path(options.like).name}
+        weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
         return 0
     from mcml.entropy_training import EntropyTrainer, FrozenBits
 
@@ -83,6 +84,9 @@ def _train(options: argparse.Namespace) -> int:
             side=options.side, lr=options.lr, bf16=options.bf16, report=_report,
         )  # fmt: skip
         trainer.save(options.run_dir)
+        if trainer.stopped:
+            print("interrupted: the context models are kept, the same command goes on", file=sys.stderr)
+            return 0
     entropy = trainer.export()
     if len(keys) == 3:
         from mcml.allocation import allocate, curves
@@ -106,6 +110,9 @@ def _check_same(model: Any, other: Any) -> None:
     for key, stream in model.streams.items():
         if key not in other.streams:
             raise UsageError(f"--like: that model has no stream {key}")
+        theirs = other.streams[key]
+        if theirs.config != stream.config or not torch.equal(theirs.groups.cpu(), stream.groups.cpu()):
+            raise UsageError(f"--like: the models' codes of {key} differ")
         for name, part in (("encoder", stream.encoder), ("importance", stream.importance)):
             theirs = getattr(other.streams[key], name)
             if (part is None) != (theirs is None):

@@ -20,6 +20,7 @@ from mcml.config import DataError
 from mcml.context_model import ContextModel
 from mcml.models import Model
 from mcml.networks import STRIDE
+from mcml.processes import caught_signals
 from mcml.validation import to_tensor
 from mcml.weights import load_into, load_tensors, save_tensors
 
@@ -85,6 +86,7 @@ class EntropyTrainer:
     ) -> None:
         self.model, self.bits = model, bits
         self.device = model.rate_slope.device
+        self.stopped = False  # by a signal
         self.draws = np.random.default_rng(seed)
         self.contexts: dict[str, ContextModel] = {}
         for key, stream in model.streams.items():
@@ -99,8 +101,9 @@ class EntropyTrainer:
     def draw(self, count: int, side: int) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Return bits, mask and code (B, h, w, n) and the level field (B, h, w) by stream.
 
-        Half of the samples are wholly open (which trains every flat level at once: groups see only
-        earlier ones), a quarter is flat at some level, dithered, and a quarter adaptive.
+        Half of the samples are wholly open (which trains every flat level of the first stream at once:
+        groups see only earlier ones), a quarter is flat at some level, dithered, and a quarter adaptive.
+        Colour meets partly open luma only in the latter two, at the same dial.
         """
         found = {}
         config, draws = self.model.config, self.draws
@@ -151,27 +154,29 @@ class EntropyTrainer:
         averaged = [p.detach().clone() for p in params]
         began, step, spent = time.monotonic(), 0, 0.0
         sums: dict[str, float] = {}
-        while spent < 1:
-            rate = 0.505 + 0.495 * math.cos(math.pi * spent)
-            optimizer.param_groups[0]["lr"] = lr * rate * min(1.0, (step + 1) / 50)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16 and spent < BF16_UNTIL):
-                found = self.losses(self.draw(batch, side), keys)
-            optimizer.zero_grad(set_to_none=True)
-            sum(found.values()).backward()
-            torch.nn.utils.clip_grad_norm_(params, 5.0)
-            optimizer.step()
-            step += 1
-            decay = min(0.995, step / (step + 10))
-            torch._foreach_lerp_(averaged, [p.detach() for p in params], 1 - decay)
-            for key, value in found.items():
-                sums[key] = sums.get(key, 0.0) + float(value.detach())
-            passed = time.monotonic() - began
-            spent = max(step / steps if steps else 0.0, passed / seconds if seconds else 0.0)
-            if report and (step % 50 == 0 or spent >= 1):
-                count = step % 50 or 50
-                report({"step": step, "seconds": round(passed, 1), "spent": spent}
-                       | {f"bits_{k}": v / count for k, v in sums.items()})  # fmt: skip
-                sums = {}
+        with caught_signals() as stop:
+            while spent < 1 and not stop:
+                rate = 0.505 + 0.495 * math.cos(math.pi * spent)
+                optimizer.param_groups[0]["lr"] = lr * rate * min(1.0, (step + 1) / 50)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16 and spent < BF16_UNTIL):
+                    found = self.losses(self.draw(batch, side), keys)
+                optimizer.zero_grad(set_to_none=True)
+                sum(found.values()).backward()
+                torch.nn.utils.clip_grad_norm_(params, 5.0)
+                optimizer.step()
+                step += 1
+                decay = min(0.995, step / (step + 10))
+                torch._foreach_lerp_(averaged, [p.detach() for p in params], 1 - decay)
+                for key, value in found.items():
+                    sums[key] = sums.get(key, 0.0) + float(value.detach())
+                passed = time.monotonic() - began
+                spent = max(step / steps if steps else 0.0, passed / seconds if seconds else 0.0)
+                if report and (step % 50 == 0 or spent >= 1):
+                    count = step % 50 or 50
+                    report({"step": step, "seconds": round(passed, 1), "spent": spent}
+                           | {f"bits_{k}": v / count for k, v in sums.items()})  # fmt: skip
+                    sums = {}
+        self.stopped = bool(stop)
         with torch.no_grad():
             for p, value in zip(params, averaged, strict=True):
                 p.copy_(value)

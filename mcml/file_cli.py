@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".mcml"
 DEFAULT_BPP = 0.3
+MEASURED_PIXELS = 1 << 24  # metrics of larger pictures would take gigabytes
 SHOWN_METRICS = ("psnr", "ms_ssim", "ciede2000")
 
 Files = Annotated[
@@ -110,7 +111,7 @@ def compress(
             "image": shown(source), "size": f"{image.shape[1]}x{image.shape[0]}", "bytes": len(data),
             "bpp": bits_per_pixel(data, image), "quality": quality,
         }  # fmt: skip
-        if not no_metrics:
+        if not no_metrics and image.shape[0] * image.shape[1] <= MEASURED_PIXELS:
             measured = metrics.compare(image, codec.decode(data))
             row |= {name: getattr(measured, name) for name in SHOWN_METRICS}
         if found is not None and not found.reached:
@@ -179,7 +180,8 @@ def decompress(
         try:
             found = codec.decode_detailed(data, luma_only=luma_only, partial=partial, layers=layers)
         except CorruptStreamError as error:
-            if partial or not take_stock(data).whole:  # a damaged file raises the same error again
+            stock = take_stock(data)
+            if partial or not stock.whole or stock.error is None:  # it would raise the same error again
                 raise
             raise CorruptStreamError(f"{error}; --partial decodes what is whole") from error
         if found.layers < min(header.layers, layers or header.layers):

@@ -16,7 +16,7 @@ import numpy as np
 from mcml import bitstream, entropy
 from mcml.bitstream import Header
 from mcml.classical import Dial
-from mcml.config import UnsupportedStreamError, UsageError
+from mcml.config import DataError, UnsupportedStreamError, UsageError
 from mcml.images import check_rgb8
 from mcml.model_files import entropy_tensors, identity, model_folder, name_of, read_config
 from mcml.rate_search import RateSearch, bits_per_pixel
@@ -60,7 +60,10 @@ class LearnedCodec:
         """Return the networks."""
         from mcml import weights
 
-        return weights.load_model(self.folder)
+        found = weights.load_model(self.folder)
+        if identity(self.folder) != self.identity:
+            raise DataError(f"{self.folder}: was replaced by another model meanwhile; open it again")
+        return found
 
     # ---------------------------------------------------------------------------- encoding
 
@@ -69,7 +72,7 @@ class LearnedCodec:
         from mcml import neural
 
         began = time.perf_counter()
-        check_rgb8(image)
+        image = np.ascontiguousarray(check_rgb8(image))
         header = self._header(image.shape[:2], tile_px)
         pieces, halo = [], neural.HALO * STRIDE
         for top, left, height, width in header.tiles():
@@ -234,13 +237,16 @@ class LearnedCodec:
             CorruptStreamError: for damaged files.
             UnsupportedStreamError: for files of another version or model.
         """
-        began = time.perf_counter()
         found, _ = bitstream.read_header(data)
         if found.model != self.identity:
             raise UnsupportedStreamError(
                 f"the file was written by model {found.model.hex()}: {self.name} is {self.identity.hex()}"
             )
+        if luma_only and "Y" not in self.coder.keys:
+            raise UsageError(f"{self.name}: codes R, G and B together, so there is no luma to decode alone")
         header, chunks = bitstream.read(data, partial=partial)
+        _ = self.model  # which checks the folder: a model that was altered is not the file's fault
+        began = time.perf_counter()
         codes, done = self.coder.read(header, chunks, luma_only, layers)
         middle = time.perf_counter()
         image = self._synthesise(header, codes)
@@ -248,21 +254,22 @@ class LearnedCodec:
         return Decoded(image, header, done, seconds)
 
     def _synthesise(self, header: Header, tiles: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Decode tile by tile, each with a halo of its neighbours' bits."""
+        """Decode window by window, each with a halo of bits, whatever the side of the coded tiles."""
         from mcml import neural
 
         coder = self.coder
+        windows = replace(header, tile_px=max(header.tile_px, TILE_PX)).tiles()
+        rows, columns = -(-header.height // STRIDE), -(-header.width // STRIDE)
         image = np.empty((header.height, header.width, 3), np.uint8)
         across = -(-header.width // header.tile_px)
         side = header.tile_px // STRIDE
         keys = [key for key in coder.keys if all(key in of for of in tiles)]
         if "RGB" not in keys and len(keys) < len(coder.keys):
             keys = keys[:1]
-        for number, (top, left, height, width) in enumerate(header.tiles()):
-            row, column = divmod(number, across)
-            y0, x0 = max(0, row * side - neural.HALO), max(0, column * side - neural.HALO)
-            y1 = min(-(-header.height // STRIDE), (row + 1) * side + neural.HALO)
-            x1 = min(-(-header.width // STRIDE), (column + 1) * side + neural.HALO)
+        for top, left, height, width in windows:
+            y0, x0 = max(0, top // STRIDE - neural.HALO), max(0, left // STRIDE - neural.HALO)
+            y1 = min(rows, -(-(top + height) // STRIDE) + neural.HALO)
+            x1 = min(columns, -(-(left + width) // STRIDE) + neural.HALO)
             codes = {key: np.zeros((y1 - y0, x1 - x0, coder.coders[key].n), np.int8) for key in keys}
             for r in range(y0 // side, (y1 - 1) // side + 1):
                 for c in range(x0 // side, (x1 - 1) // side + 1):

@@ -13,8 +13,8 @@ import numpy as np
 
 from mcml import bitstream, entropy
 from mcml.bitstream import DIGEST_BYTES, Header
-from mcml.coding_order import flat_levels
-from mcml.config import CorruptStreamError, UsageError
+from mcml.coding_order import LEVEL_PASSES, SPREADS, flat_levels
+from mcml.config import CorruptStreamError, DataError, UsageError
 
 STRIDE = 8
 FULL = 100.0  # percent: every group open
@@ -53,6 +53,12 @@ class TileCoder:
         Raises:
             DataError: if the integers are not those of an entropy coder.
         """
+        try:
+            self._take(config, tensors)
+        except (KeyError, TypeError, IndexError) as error:
+            raise DataError(f"the model's configuration and entropy coder disagree ({error!r})") from error
+
+    def _take(self, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
         self.keys = {"rgb": ("RGB",), "luma": ("Y",)}.get(config["variant"], ("Y", "Cb", "Cr"))
         self.configs = {k: config["color" if k in ("Cb", "Cr") else "luma"] for k in self.keys}
         self.coders = {
@@ -63,6 +69,14 @@ class TileCoder:
         }
         self.tables = {key: tensors.get(f"{key}.levels") for key in self.keys}
         self.allocation = tensors.get("allocation")
+        for key, of in self.configs.items():
+            count = of["levels"] - (0 if of["keep_first"] else 1)
+            table, coder = self.tables[key], self.coders[key]
+            shape = (LEVEL_PASSES, len(SPREADS) + 1, of["levels"], of["levels"])
+            if coder.n != of["code_channels"] or len(coder.sizes) != count:
+                raise DataError(f"the entropy coder of {key} is of another code than the model's")
+            if table is not None and table.shape != shape:
+                raise DataError(f"the level tables of {key} are {table.shape}, expected {shape}")
 
     def tops(self) -> dict[str, int]:
         """Return the highest level of each stream."""
@@ -163,10 +177,14 @@ class TileCoder:
                     entropy.write_levels(level, self.tables[key], header.rates[number], writer)
                     chunks[layer, number, "map"] = writer.finish()
                     _add(result, f"{key} map", writer.bits, level.size * math.log2(self.tops()[key] + 1))
-                self.prepare(header, key, level, states, layer)
+                upto = self._upto(header, key, layer)
+                if not self.prepare(header, key, level, states, layer):
+                    chunks[layer, number, "bits"] = b""
+                    _add(result, key, 0.0, 0.0)
+                    continue
                 writer = entropy.Writer()
                 opened = self.opened(key, level)
-                state, upto = states[key], self._upto(header, key, layer)
+                state = states[key]
                 sizes = coder.sizes[state.group : upto]
                 raw = sum(s * int((opened > state.group + i).sum()) for i, s in enumerate(sizes))
                 coder.write(state, unpack(piece.bits[key], coder.n), opened, upto, writer)
@@ -176,15 +194,20 @@ class TileCoder:
 
     def prepare(
         self, header: Header, key: str, level: np.ndarray, states: dict[str, entropy.BitState], layer: int
-    ) -> None:
-        """Make a stream's state, or tell it what the streams before it have learned since."""
+    ) -> bool:
+        """Make a stream's state, or tell it what the streams before it have learned since.
+
+        Returns:
+            Whether the layer holds any group of the stream.
+        """
         before = [states[k] for k in self.keys[: self.keys.index(key)]]
-        coder = self.coders[key]
+        coder, upto = self.coders[key], self._upto(header, key, layer)
         if layer == 0:
             field_ = 2 * level - self.tops()[key] if header.adaptive else None
             states[key] = coder.begin(*level.shape, field_, before)
-        else:
+        elif states[key].group < upto:
             coder.refresh(states[key], before)
+        return states[key].group < upto
 
     def _upto(self, header: Header, key: str, layer: int) -> int:
         return self.limit(header, key) * (layer + 1) // header.layers
@@ -241,7 +264,7 @@ class TileCoder:
             packed = {}
             for key, state in states.items():
                 bits = np.packbits(state.code() > 0, axis=-1)
-                opened = np.minimum(self.opened(key, levels[key]), state.group).astype(np.uint8)
+                opened = np.minimum(self.opened(key, levels[key]), state.group).astype(np.uint16)
                 packed[key] = (bits, opened)
                 _update_packed(digest, levels[key], bits)
             found.append(packed)
@@ -262,8 +285,12 @@ class TileCoder:
             reader.finish()
         elif layer == 0:
             levels[key] = self.flat(header, key, tile)
-        self.prepare(header, key, levels[key], states, layer)
-        reader = entropy.Reader(chunks[layer, number, "bits"])
+        chunk = chunks[layer, number, "bits"]
+        if not self.prepare(header, key, levels[key], states, layer):
+            if chunk:
+                raise CorruptStreamError("a chunk is longer than its symbols")
+            return
+        reader = entropy.Reader(chunk)
         opened = self.opened(key, levels[key])
         self.coders[key].read(states[key], opened, self._upto(header, key, layer), reader)
         reader.finish()

@@ -8,10 +8,12 @@ no digest tells, the networks. Whatever is not refused in a sentence is a crash;
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +42,7 @@ MOST_BYTES = 600  # of an input
 MOST_PX = 48  # of a repaired file's sides
 SLOW_S = 2.0  # an input that takes longer is a crash
 SPARE_BYTES = 1 << 30  # address space beyond what the empty program takes
+SEGMENT = 30_000  # inputs a process: atheris' own tracing keeps about 15 KB of each
 SMALL = {
     f"model.{stream}.{name}": value
     for stream in ("luma", "color")
@@ -90,7 +93,7 @@ class Target:
         self.runs, self.ends = runs, time.monotonic() + seconds
         self.counts = dict.fromkeys(("trials", "corrupt", "unsupported", "decoded", "crashes"), 0)
         self.reached = 0  # inputs whose chunks were all whole, so that the range coder saw them
-        self.slowest, self.began = 0.0, time.monotonic()
+        self.slowest = 0.0
 
     def corpus(self, folder: Path) -> None:
         """Write valid files of every kind, each with a few switches."""
@@ -151,19 +154,11 @@ class Target:
             print(f"crash: {data.hex()}\n{why}", file=sys.stderr, flush=True)
 
     def finish(self) -> None:
-        """Print the counters and leave, with 1 if there were crashes."""
-        spent = time.monotonic() - self.began
-        words = ", ".join(f"{count} {name}" for name, count in self.counts.items())
-        print(
-            f"{words}; {self.reached} reached the range coder; {spent:.0f} s, "
-            f"{self.counts['trials'] / spent:.0f} inputs/s, slowest {1000 * self.slowest:.0f} ms",
-            flush=True,
-        )
-        if self.counts["crashes"]:
-            print(f"inputs that crashed are in {self.kept}", flush=True)
-        else:
-            shutil.rmtree(self.kept.parent, ignore_errors=True)
-        os._exit(1 if self.counts["crashes"] else 0)  # atheris never returns
+        """Print the counters for the parent and leave."""
+        row = self.counts | {"reached": self.reached, "slowest": self.slowest}
+        row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"COUNTERS {json.dumps(row)}", flush=True)
+        os._exit(0)  # atheris never returns
 
 
 def cap_memory() -> None:
@@ -174,26 +169,67 @@ def cap_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (now + SPARE_BYTES, resource.RLIM_INFINITY))
 
 
-def main() -> None:
-    """Make models and corpus in a temporary folder, and fuzz."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1_000_000)
-    parser.add_argument("--seconds", type=float, default=900)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
+def segment(folder: Path, runs: int, seconds: float, seed: int) -> None:
+    """Fuzz in this process, going on from the corpus of the segments before it."""
     torch.set_num_threads(1)
-    folder = Path(tempfile.mkdtemp(prefix="mcml-fuzz-"))
-    target = Target(folder, options.runs, options.seconds)
-    target.corpus(folder / "corpus")
-    for path in sorted((folder / "corpus").iterdir()):
+    (folder / "models").mkdir(exist_ok=True)
+    target = Target(folder / "models", runs, seconds)
+    target.kept = folder / "crashes"
+    corpus = folder / "corpus"
+    if not corpus.exists():
+        target.corpus(corpus)
+    for path in sorted(corpus.iterdir())[:120]:
         target.decode(path.read_bytes())  # networks are loaded before memory is capped
     target.reached = 0
-    target.ends, target.began = time.monotonic() + options.seconds, time.monotonic()
+    target.ends = time.monotonic() + seconds
     cap_memory()
-    limits = [f"-max_len={MOST_BYTES}", "-timeout=30", "-rss_limit_mb=4096", f"-seed={options.seed}"]
+    limits = [f"-max_len={MOST_BYTES}", "-timeout=30", "-rss_limit_mb=4096", f"-seed={seed}"]
     quiet = ["-verbosity=0", "-close_fd_mask=0", f"-artifact_prefix={folder}/"]
-    atheris.Setup([sys.argv[0], *limits, *quiet, str(folder / "corpus")], target)
+    atheris.Setup([sys.argv[0], *limits, *quiet, str(corpus)], target)
     atheris.Fuzz()
+
+
+def main() -> None:
+    """Fuzz in one process after the other, and print the counters of all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.folder:
+        segment(options.folder, options.runs, options.seconds, options.seed)
+    folder = Path(tempfile.mkdtemp(prefix="mcml-fuzz-"))
+    began, total, number = time.monotonic(), dict.fromkeys(("trials", "crashes"), 0), 0
+    slowest = peak = 0.0
+    while total["trials"] < options.runs and (left := began + options.seconds - time.monotonic()) > 0:
+        number += 1
+        words = ["--runs", min(SEGMENT, options.runs - total["trials"]), "--seconds", left]
+        words += ["--seed", options.seed + number, "--folder", folder]
+        command = [sys.executable, __file__, *map(str, words)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = [line for line in ran.stdout.splitlines() if line.startswith("COUNTERS ")]
+        if not found:  # the process itself died: a crash of the worst kind
+            print(ran.stderr[-3000:], file=sys.stderr)
+            total["crashes"] += 1
+            break
+        row = json.loads(found[-1].removeprefix("COUNTERS "))
+        slowest, peak = max(slowest, row.pop("slowest")), max(peak, row.pop("peak_mib"))
+        for name, count in row.items():
+            total[name] = total.get(name, 0) + count
+        if row["crashes"]:
+            print(ran.stderr[-3000:], file=sys.stderr)
+        print(f"{total['trials']} inputs, {total['crashes']} crashes", flush=True)
+    spent = time.monotonic() - began
+    words = ", ".join(f"{count} {name}" for name, count in total.items())
+    rate = total["trials"] / spent
+    print(
+        f"{words}; {spent:.0f} s, {rate:.0f} inputs/s, slowest {1000 * slowest:.0f} ms, peak {peak:.0f} MiB"
+    )
+    if total["crashes"]:
+        print(f"inputs that crashed are in {folder}")
+        sys.exit(1)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
