@@ -11,7 +11,6 @@ from typing import Any
 from mcml.config import McmlError, UsageError
 
 LUMA_SHARE = 0.6  # of the minutes; the rest is for colour, which needs luma's model as it then is
-ALLOCATED = 8  # photographs on which the balance of luma and colour is tuned
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +32,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", required=True, help="model folder, or a released one's name")
     parser.add_argument("--data", default="embedded", help="folder of photographs, or a data set's name")
-    parser.add_argument("--tune", default="", help="photographs for the balance of luma and colour")
     parser.add_argument("--run-dir", type=Path, required=True, help="contexts and model/ go here; resumes")
     parser.add_argument("--like", default="", help="take over the coder of a model with the same encoders")
     parser.add_argument("--minutes", type=float, default=0.0, help="budget in minutes")
@@ -88,12 +86,6 @@ def _train(options: argparse.Namespace) -> int:
             print("interrupted: the context models are kept, the same command goes on", file=sys.stderr)
             return 0
     entropy = trainer.export()
-    if len(keys) == 3:
-        from mcml.allocation import allocate, curves
-
-        tuned = photographs(options.tune)[0] if options.tune else paths[:ALLOCATED]
-        found = curves(model, trainer.contexts, [read_image(path) for path in tuned[:ALLOCATED]])
-        entropy["allocation"] = allocate(found)
     own = {
         "command": command_line(), "minutes": options.minutes, "steps": steps, "photographs": len(paths),
         "data_hash": digest,

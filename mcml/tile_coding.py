@@ -68,7 +68,6 @@ class TileCoder:
             for key in self.keys
         }
         self.tables = {key: tensors.get(f"{key}.levels") for key in self.keys}
-        self.allocation = tensors.get("allocation")
         for key, of in self.configs.items():
             count = of["levels"] - (0 if of["keep_first"] else 1)
             table, coder = self.tables[key], self.coders[key]
@@ -83,16 +82,12 @@ class TileCoder:
         return {key: config["levels"] - 1 for key, config in self.configs.items()}
 
     def rates(self, quality: float) -> tuple[int, ...]:
-        """Return each stream's level x 256 at a quality of 0 to 100 percent of luma's groups."""
-        tops = list(self.tops().values())
-        luma = round(quality / FULL * tops[0] * 256)
-        if len(tops) == 1:
-            return (luma,)
-        if self.allocation is None:
-            return (luma, *(round(luma * top / tops[0]) for top in tops[1:]))
-        knots = np.arange(len(self.allocation)) * 256
-        color = [round(float(np.interp(luma, knots, column))) for column in self.allocation.T]
-        return (luma, *color)
+        """Return each stream's level x 256 at a quality: that percentage of its levels.
+
+        Colour following luma like this was as good in PSNR as a table of equal slopes, and better in
+        CIEDE2000.
+        """
+        return tuple(round(quality / FULL * top * 256) for top in self.tops().values())
 
     def flat(self, header: Header, key: str, tile: tuple[int, int, int, int]) -> np.ndarray:
         """Return a tile's levels (h, w) where no map is sent: nearly one level, dithered."""

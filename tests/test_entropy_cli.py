@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from helpers import equal_tensors, tiny_recipe
 
-from mcml import allocation, entropy_cli, images, model_files, weights
+from mcml import entropy_cli, images, model_files, weights
 from mcml.learned import LearnedCodec
 from mcml.models import build
 
@@ -75,31 +74,3 @@ def test_mistakes_are_named(model_of, tmp_path, capsys, words, code):
     assert run("--model", model_of("luma"), "--run-dir", tmp_path / "run", *words) == code
     assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "run" / "model").exists()
-
-
-def test_colour_gets_the_level_where_slopes_are_equal():
-    rate = np.linspace(0, 1, 9)
-    curve = (rate, np.exp(-5 * rate))
-    found = {"Y": curve, "Cb": curve, "Cr": (rate, 0.01 * np.exp(-5 * rate))}
-    table = allocation.allocate(found)
-    assert table.shape == (9, 2) and (np.diff(table, axis=0) >= 0).all()
-    # equal curves, an error in Cb counting 1.09 times: nearly the same level
-    assert np.abs(table[2:-2, 0] / 256 - np.arange(2, 7)).max() <= 0.5
-    assert (table[2:-2, 1] < table[2:-2, 0]).all()
-
-
-def test_curves_fall_in_error_as_they_rise_in_rate(model_of):
-    from mcml.context_model import ContextModel
-
-    model = weights.load_model(model_of("fusion"))
-    contexts = {}
-    for key, stream in model.streams.items():
-        contexts[key] = ContextModel(stream.groups, 8, [8] * len(contexts))
-    image = np.random.default_rng(0).integers(0, 256, (20, 28, 3)).astype(np.uint8)
-    for key, (rate, error) in allocation.curves(model, contexts, [image]).items():
-        assert len(rate) == len(error) == model.config.stream(key).levels
-        assert rate[0] == 0 and (np.diff(rate) > 0).all() and np.isfinite(error).all()
-        assert rate[-1] * image.shape[0] * image.shape[1] == pytest.approx(  # odds are even: a bit each
-            model.config.stream(key).code_channels * 3 * 4, rel=1e-4
-        )
-    assert torch.isfinite(contexts["Y"].bias).all()

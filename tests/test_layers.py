@@ -19,7 +19,7 @@ LAYERS = {  # a module may import only from layers below its own
     "accounting": 9, "jobs": 9,
     "report": 9, "network_figures": 10, "rate_figures": 10, "small_codecs": 10, "runner": 10,
     "train_cli": 10, "file_cli": 10,
-    "allocation": 6, "entropy_cli": 11, "cli": 11, "__main__": 12,
+    "entropy_cli": 11, "cli": 11, "__main__": 12,
 }  # fmt: skip
 ONLY_IN = {
     "matplotlib": {"figures", "network_figures", "rate_figures"},
@@ -27,7 +27,7 @@ ONLY_IN = {
     "pandas": {"evaluation", "color_statistics", "figures", "network_figures", "rate_figures", "report"},
     "papermill": {"runner"},
     "torch": {
-        "accounting", "allocation", "checkpoints", "color_difference", "context_model",
+        "accounting", "checkpoints", "color_difference", "context_model",
         "entropy_cli", "entropy_training", "experiments", "inspection", "layout", "losses", "models",
         "networks", "neural", "patches", "processes", "quantization", "rate", "run_log", "small_codecs",
         "threshold_code", "threshold_design", "train_cli", "training", "validation", "weights",
@@ -52,8 +52,6 @@ TRAINING = (  # all that `mcml train` and `mcml info` import, data sets by name 
         "entropy_training",
         "context_model",
         "coding_order",
-        "allocation",
-        "neural",
     ),
 )
 
