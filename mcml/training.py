@@ -143,7 +143,9 @@ class Trainer:
         rgb = draw_patches(self.store, train.batch, train.patch_px, self.draws, self.host, train.augment)
         dial = torch.rand(train.batch, generator=self.draws, device=self.device)
         dial = config.dial_low + (config.dial_high - config.dial_low) * dial
-        flat = torch.rand(train.batch, generator=self.draws, device=self.device) < stage.flat_share
+        flat = torch.zeros(train.batch, dtype=torch.bool, device=self.device)
+        if stage.flat_share:
+            flat = torch.rand(train.batch, generator=self.draws, device=self.device) < stage.flat_share
         # Every process draws the whole batch and takes its share: N processes see what one would.
         rgb, dial, flat = (drawn[fabric.global_rank :: fabric.world_size] for drawn in (rgb, dial, flat))
         rgb = rgb.contiguous(memory_format=torch.channels_last)
