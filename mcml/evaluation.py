@@ -76,6 +76,8 @@ def _run(
     import joblib
 
     check_stems(list(dict.fromkeys(job[0] for job in jobs)))
+    # Absolute: a pool that is used again may have been started in another folder.
+    jobs = [(Path(path).absolute(), *rest) for path, *rest in jobs]
     rows: list[dict[str, Any]] = []
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         pool = joblib.Parallel(n_jobs=workers or -1, return_as="generator")

@@ -63,6 +63,13 @@ PARAMETERS = {  # name: (good values, bad values)
     "with_rgb": ([True, False], [0, 1, "yes"]),
     "dials": (["-1,2", "-3, 0.5, 20"], ["", "1", "a,b", "-21,0", "0,nan", 3]),
     "seeds": (["0", "0,1,2"], ["", "-1", "0.5", "a", 3]),
+    "anchors": (["jpeg420", "jpeg420, independent"], ["", " , ", 3]),
+    "equal_bpp": (["0.15", "0.15, 0.3"], ["", "0", "0.1,x", "-1", "nan", 0.3]),
+    "qualities": (["6,45", "0, 50,100"], ["", "6", "a,b", "-1,5", "5,101", "5,nan", 6]),
+    "repeats": ([1, 5, 1000], [0, 1001, 1.0, True]),
+    "entropy_steps": ([1, 400], [0, 1.5, True]),
+    "train_rgb_steps": ([1, 400], [0, 1.5, True]),
+    "train_dataset": (["kodak", "some/folder"], ["", 3]),
     "feature_counts": (["12", "12,36"], ["", "0", "1025", "1.5", "a", 12]),
 }
 
