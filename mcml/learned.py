@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from mcml import bitstream, entropy
 from mcml.bitstream import Header
@@ -25,6 +26,11 @@ from mcml.tile_coding import FULL, STRIDE, Encoded, Piece, TileCoder, unpack
 TILE_PX = 1024
 QUALITIES = (8.0, 15.0, 25.0, 40.0, 60.0, 85.0)
 SIZED_TILES = 9  # of a large image, whose costs stand for all when a size is searched
+
+
+def one_thread() -> Any:
+    """Return a context with one BLAS thread: entropy coding's small products only lose time with more."""
+    return ThreadpoolController().limit(limits=1, user_api="blas")
 
 
 @dataclass
@@ -136,7 +142,8 @@ class LearnedCodec:
         """Entropy-code an analysis of an image of a size (H, W); options as in `encode_detailed`."""
         began = time.perf_counter()
         header = self._header(size, tile_px, adaptive=adaptive, layers=layers)
-        found = self.coder.write(header, pieces, quality)
+        with one_thread():
+            found = self.coder.write(header, pieces, quality)
         found.seconds["entropy"] = time.perf_counter() - began
         return found
 
@@ -169,7 +176,8 @@ class LearnedCodec:
         low, high = 0.0, FULL
         guess = FULL / 2
         wanted = math.log(target_bpp)
-        model = None if options.get("adaptive") else self._sizes(image.shape[:2], pieces, tile_px)
+        with one_thread():
+            model = None if options.get("adaptive") else self._sizes(image.shape[:2], pieces, tile_px)
         correction = 0.0
         for _ in range(12 if model is None else 8):
             if model is not None:
@@ -247,7 +255,8 @@ class LearnedCodec:
         header, chunks = bitstream.read(data, partial=partial)
         _ = self.model  # which checks the folder: a model that was altered is not the file's fault
         began = time.perf_counter()
-        codes, done = self.coder.read(header, chunks, luma_only, layers)
+        with one_thread():
+            codes, done = self.coder.read(header, chunks, luma_only, layers)
         middle = time.perf_counter()
         image = self._synthesise(header, codes)
         seconds = {"entropy": middle - began, "networks": time.perf_counter() - middle}
