@@ -98,16 +98,19 @@ class EntropyTrainer:
                 warm_start(context, stream)
             self.contexts[key] = context
 
-    def draw(self, count: int, side: int) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def draw(
+        self, count: int, side: int, whole: bool = True
+    ) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Return bits, mask and code (B, h, w, n) and the level field (B, h, w) by stream.
 
-        Half of the samples are wholly open (which trains every flat level of the first stream at once:
-        groups see only earlier ones), a quarter is flat at some level, dithered, and a quarter adaptive.
-        Colour meets partly open luma only in the latter two, at the same dial.
+        Half of the samples are wholly open, a quarter is flat at some level, dithered, and a quarter
+        adaptive. Wholly open ones train every flat level of the first stream at once, since groups see
+        only earlier ones. Without them (`whole` false) three quarters are flat: colour meets luma as
+        far open as in a file of the same dial.
         """
         found = {}
         config, draws = self.model.config, self.draws
-        kind = torch.from_numpy(draws.choice([0, 0, 1, 2], count))
+        kind = torch.from_numpy(draws.choice([0, 0, 1, 2] if whole else [1, 1, 1, 2], count))
         dial = torch.from_numpy(draws.uniform(config.dial_low, config.dial_high, count)).float()[
             :, None, None
         ]
@@ -150,6 +153,7 @@ class EntropyTrainer:
     ) -> int:  # fmt: skip
         """Train streams' context models until the seconds or steps are spent; return the steps."""
         params = [p for key in keys for p in self.contexts[key].parameters()]
+        whole = self.model.config.streams[0] in keys
         optimizer = torch.optim.Adam(params, lr=lr, betas=(0.9, 0.99))
         averaged = [p.detach().clone() for p in params]
         began, step, spent = time.monotonic(), 0, 0.0
@@ -159,7 +163,7 @@ class EntropyTrainer:
                 rate = 0.505 + 0.495 * math.cos(math.pi * spent)
                 optimizer.param_groups[0]["lr"] = lr * rate * min(1.0, (step + 1) / 50)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16 and spent < BF16_UNTIL):
-                    found = self.losses(self.draw(batch, side), keys)
+                    found = self.losses(self.draw(batch, side, whole), keys)
                 optimizer.zero_grad(set_to_none=True)
                 sum(found.values()).backward()
                 torch.nn.utils.clip_grad_norm_(params, 5.0)

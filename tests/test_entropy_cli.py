@@ -5,6 +5,7 @@ import pytest
 from helpers import equal_tensors, tiny_recipe
 
 from mcml import entropy_cli, images, model_files, weights
+from mcml.entropy_training import EntropyTrainer, FrozenBits
 from mcml.learned import LearnedCodec
 from mcml.models import build
 
@@ -74,3 +75,18 @@ def test_mistakes_are_named(model_of, tmp_path, capsys, words, code):
     assert run("--model", model_of("luma"), "--run-dir", tmp_path / "run", *words) == code
     assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_without_wholly_open_samples_colour_meets_luma_as_far_open_as_in_its_files():
+    model = build(tiny_recipe("fusion").model, 5).eval()
+    photo = np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+    trainer = EntropyTrainer(model, FrozenBits(model, [photo]), hidden={"Y": 8, "Cb": 4, "Cr": 4})
+    streams = model.config.streams
+    for whole, least, most in ((True, 0.35, 0.65), (False, 0.0, 0.15)):
+        batch = trainer.draw(200, 8, whole)
+        share = {key: batch[key][1].mean(dim=(1, 2, 3)) for key in streams}
+        assert least < (share["Y"] == 1).float().mean() < most
+        if not whole:
+            flat = (batch["Y"][3] == 0).all(dim=2).all(dim=1)
+            apart = (share["Y"] - share["Cb"]).abs()[flat]
+            assert flat.float().mean() > 0.5 and apart.mean() < 0.25
