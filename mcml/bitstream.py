@@ -158,46 +158,56 @@ def read(data: bytes, *, partial: bool = False) -> tuple[Header, list[bytes]]:
 
     Args:
         data: a whole file.
-        partial: True takes a file that was cut short for the whole chunks that it has.
+        partial: True takes a file that was cut short, or damaged after its header, for the whole
+            chunks before that place; no checksum covers a header without any chunk.
 
     Raises:
         CorruptStreamError: for damage, missing or superfluous bytes.
         UnsupportedStreamError: for another version, or more pixels than `MAX_PIXELS`.
     """
-    data = bytes(data)
+    header, chunks, error = _split(bytes(data))
+    if error is not None and not (partial and len(chunks) < header.chunk_count()):
+        raise error
+    return header, chunks
+
+
+def _split(data: bytes) -> tuple[Header, list[bytes], CorruptStreamError | None]:
+    """Return the header, the whole chunks before the first damage, and what that is."""
     header, position = read_header(data)
     crc = zlib.crc32(data[:position])
     chunks: list[bytes] = []
     for layer, tile, stream, kind in header.order():
         where = f"chunk {len(chunks) + 1} ({kind} of stream {stream + 1}, tile {tile + 1}, layer {layer + 1})"
-        found = _read_length(data, position)
+        try:
+            found = _read_length(data, position)
+        except CorruptStreamError as error:
+            return header, chunks, error
         if found is None or found[1] + found[0] + CRC_BYTES > len(data):
-            if partial:
-                return header, chunks
-            raise CorruptStreamError(
-                f"the file ends within {where}: it was cut short, or a length is damaged"
-            )
+            why = f"the file ends within {where}: it was cut short, or a length is damaged"
+            return header, chunks, CorruptStreamError(why)
         length, begin = found
         end = begin + length
         crc = zlib.crc32(data[position:end], crc)
         if crc.to_bytes(CRC_BYTES, "little") != data[end : end + CRC_BYTES]:
-            raise CorruptStreamError(f"{where} is damaged: its checksum differs")
+            return header, chunks, CorruptStreamError(f"{where} is damaged: its checksum differs")
         chunks.append(data[begin:end])
         position = end + CRC_BYTES
     if position != len(data):
-        raise CorruptStreamError(f"{len(data) - position} bytes follow the last chunk")
-    return header, chunks
+        error = CorruptStreamError(f"{len(data) - position} bytes follow the last chunk")
+        return header, chunks, error
+    return header, chunks, None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stock:
-    """What is in a file that is whole, or was cut short: then `error` says so.
+    """What is in a file that is whole, or was cut short or damaged: then `error` says so.
 
     Attributes:
         header: the file's.
         sizes: bytes by (stream from 0, "map" | "bits"), lengths and checksums left out.
         chunks: how many the header promises.
         whole: how many are there, their checksums right.
+        framing: bytes of the header, and of the whole chunks' lengths and checksums.
         error: None for a whole file.
     """
 
@@ -205,22 +215,30 @@ class Stock:
     sizes: dict[tuple[int, str], int]
     chunks: int
     whole: int
+    framing: int
     error: CorruptStreamError | None
+
+    @property
+    def shows(self) -> bool:
+        """Whether the first stream of the first layer is whole, so that there is a picture."""
+        header = self.header
+        a_tile = len(header.rates) * (1 + header.adaptive)  # chunks, in the first layer
+        before = header.chunk_count() // (len(header.rates) * (header.layers + header.adaptive)) - 1
+        return self.whole > before * a_tile + header.adaptive
 
 
 def take_stock(data: bytes) -> Stock:
-    """Check and count a file's chunks; raises what `read` does for one that is not merely cut short."""
-    error = None
-    try:
-        header, chunks = read(data)
-    except CorruptStreamError as caught:
-        header, chunks = read(data, partial=True)
-        error = caught
+    """Check and count a file's chunks; raises what `read_header` does."""
+    header, chunks, error = _split(bytes(data))
     kinds = ("map", "bits") if header.adaptive else ("bits",)
     sizes = {(stream, kind): 0 for stream in range(len(header.rates)) for kind in kinds}
     for (_, _, stream, kind), chunk in zip(header.order(), chunks, strict=False):
         sizes[stream, kind] += len(chunk)
-    return Stock(header=header, sizes=sizes, chunks=header.chunk_count(), whole=len(chunks), error=error)
+    framing = len(header.pack()) + sum(len(_length(len(c))) + CRC_BYTES for c in chunks)
+    return Stock(
+        header=header, sizes=sizes, chunks=header.chunk_count(), whole=len(chunks), framing=framing,
+        error=error,
+    )  # fmt: skip
 
 
 def _length(value: int) -> bytes:

@@ -77,7 +77,7 @@ def find_inputs(
     """Find the files that words on a command line name.
 
     Args:
-        words: files, folders (all files of `suffixes` directly in them) or patterns as ``*.png``.
+        words: files, folders (of files of `suffixes`; hidden ones are left out) or patterns as ``*.png``.
         suffixes: lower case, with their dots.
         what: what such a file is called in errors.
 
@@ -95,7 +95,7 @@ def find_inputs(
         path, missing = Path(word), f"holds no {what} ({', '.join(sorted(suffixes))})"
         try:
             if path.is_dir():
-                paths = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+                paths = sorted(p for p in path.iterdir() if _is_seen(p, suffixes))
             elif glob.has_magic(word) and not path.exists():
                 missing = "no file has a name of this pattern"
                 paths = sorted(p for p in _matching(word) if p.is_file())
@@ -110,6 +110,10 @@ def find_inputs(
     return list(found.values()), errors
 
 
+def _is_seen(path: Path, suffixes: Collection[str]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+
+
 def _matching(pattern: str) -> Iterable[Path]:
     return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob refuses absolute ones)
 
@@ -117,6 +121,10 @@ def _matching(pattern: str) -> Iterable[Path]:
 def _place(path: Path) -> Path:
     """Return where a file is, itself not followed if it is a link."""
     return path.parent.resolve() / path.name
+
+
+def _may_name_many(word: str) -> bool:
+    return Path(word).is_dir() or (glob.has_magic(word) and not Path(word).exists())
 
 
 def names_folder(output: str) -> bool:
@@ -139,10 +147,12 @@ def pair_outputs(
     Raises:
         UsageError: if an output exists, is an input, is a folder, or is that of two inputs.
     """
-    many = len(paths) > 1 or len(words) > 1 or any(glob.has_magic(w) or Path(w).is_dir() for w in words)
+    many = len(paths) > 1 or len(words) > 1 or any(_may_name_many(w) for w in words)
     folder = Path(output)
     if output and many and folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {output} is a file: several inputs need a folder")
+    if output and many and folder.suffix.lower() == suffix and not names_folder(output):
+        raise UsageError(f"--output {output}: several inputs need a folder: end its name with /")
     inputs = {_place(path) for path in paths}
     taken: dict[Path, Path] = {}
     pairs = []

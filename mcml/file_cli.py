@@ -82,8 +82,10 @@ def compress(
 
     paths, failures = find_inputs(images, EXTENSIONS, "image")
     jobs = pair_outputs(paths, images, output, SUFFIX, overwrite)
-    if any(made.suffix.lower() in EXTENSIONS for _, made in jobs):
-        raise UsageError(f"--output {output}: compress writes {SUFFIX} files, not images")
+    if any(made.suffix.lower() != SUFFIX for _, made in jobs):
+        raise UsageError(
+            f"--output {output}: compress writes {SUFFIX} files: name it so, or end a folder with /"
+        )
 
     from mcml import metrics
     from mcml.learned import LearnedCodec
@@ -151,7 +153,9 @@ def decompress(
     layers: Annotated[
         int | None, typer.Option("--layers", help="Decode no more than so many layers.", min=1)
     ] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Decode what is whole of a cut file.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Decode what is whole before a cut or damage.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Decompress .mcml files to 8-bit sRGB PNG."""
@@ -181,11 +185,13 @@ def decompress(
             found = codec.decode_detailed(data, luma_only=luma_only, partial=partial, layers=layers)
         except CorruptStreamError as error:
             stock = take_stock(data)
-            if partial or not stock.whole or stock.error is None:  # it would raise the same error again
+            if partial or not stock.shows or stock.whole == stock.chunks:  # it would raise the same again
                 raise
-            raise CorruptStreamError(f"{error}; --partial decodes what is whole") from error
+            raise CorruptStreamError(f"{error}; --partial decodes what is whole before it") from error
         if found.layers < min(header.layers, layers or header.layers):
-            note = f"cut short: {found.layers} of {header.layers} layers are whole"
+            note = f"cut short or damaged: {found.layers} of {header.layers} layers are whole"
+            if not found.layers and not luma_only:
+                note += "; grey, for of the first only luma is"
         write_png(made, found.image)
         row = {
             "file": shown(source), "output": shown(made), "size": f"{header.width}x{header.height}",
@@ -206,6 +212,7 @@ def identify(
     ] = False,
 ) -> None:
     """Tell what .mcml files hold and whether they are whole, without decoding them."""
+    from mcml.file_contents import block, describe
     from mcml.results import read_bytes
 
     paths, failures = find_inputs(files, {SUFFIX}, f"{SUFFIX} file")
@@ -215,7 +222,7 @@ def identify(
     for path in paths:
         content: dict[str, Any] = {}
         try:
-            content, error = _content(read_bytes(path))
+            content, error = describe(read_bytes(path))
         except DataError as caught:
             error = caught
         if error is not None:
@@ -224,59 +231,10 @@ def identify(
         found.append({"file": shown(path), **content})
     if as_json:
         print(json.dumps(found, indent=2))
-    elif known := [_block(content) for content in found if "width" in content]:
+    elif known := [block(content) for content in found if "width" in content]:
         print("\n\n".join(known))
     if failures or any("error" in content for content in found):
         raise typer.Exit(1)
-
-
-def _content(data: bytes) -> tuple[dict[str, Any], CorruptStreamError | None]:
-    """Describe a file, and say what is wrong with one that was cut short."""
-    from mcml import bitstream, model_files
-
-    found = bitstream.take_stock(data)
-    header = found.header
-    try:
-        name = model_files.name_of(header.model)
-        variant = model_files.read_config(model_files.released_folder() / name)["model"]["variant"]
-    except (DataError, KeyError):
-        name = variant = ""
-    streams = ("Y", "Cb", "Cr") if len(header.rates) == 3 else ({"rgb": "RGB", "": "1"}.get(variant, "Y"),)
-    sizes: dict[str, dict[str, int]] = {"bits": {}, "map": {}}
-    for (stream, kind), size in found.sizes.items():
-        sizes[kind][streams[stream]] = size
-    return {
-        "version": bitstream.VERSION, "width": header.width, "height": header.height, "bytes": len(data),
-        "bpp": 8 * len(data) / (header.width * header.height), "model": name or header.model.hex(),
-        "model_id": header.model.hex(), "maps": "adaptive" if header.adaptive else "flat",
-        "rates": dict(zip(streams, header.rates, strict=True)), "layers": header.layers,
-        "tiles": len(header.tiles()), "tile_px": header.tile_px, "stream_bytes": sizes["bits"],
-        "map_bytes": sizes["map"], "overhead_bytes": len(data) - sum(found.sizes.values()),
-        "chunks": found.chunks, "whole_chunks": found.whole, "checksums": found.error is None,
-    }, found.error  # fmt: skip
-
-
-def _block(content: Mapping[str, Any]) -> str:
-    """Return what `_content` found as lines for people."""
-    unit = "level" if content["maps"] == "adaptive" else "level x 256"
-    here = ", which is not here" if content["model"] == content["model_id"] else ""
-    whole, chunks = content["whole_chunks"], content["chunks"]
-    rates = "  ".join(f"{key} {value}" for key, value in content["rates"].items())
-    lines = {
-        "format": f"version {content['version']}",
-        "picture": f"{content['width']} x {content['height']} pixels",
-        "file": f"{content['bytes']} bytes, {content['bpp']:.4f} bpp",
-        "model": content["model"] + here,
-        "maps": content["maps"],
-        "rates": f"{rates}  ({unit})",
-        "layers": content["layers"],
-        "tiles": f"{content['tiles']} of up to {content['tile_px']} pixels",
-        **{f"stream {key}": f"{size} bytes" for key, size in content["stream_bytes"].items()},
-        **{f"map {key}": f"{size} bytes" for key, size in content["map_bytes"].items()},
-        "overhead": f"{content['overhead_bytes']} bytes",
-        "checksums": f"all {chunks} hold" if content["checksums"] else f"{whole} of {chunks}: cut short",
-    }
-    return "\n".join([content["file"], *(f"  {name:<10} {text}" for name, text in lines.items())])
 
 
 # ----------------------------------------------------------------------------- one by one

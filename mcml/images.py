@@ -168,7 +168,7 @@ def check_stems(paths: Sequence[Path]) -> None:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Return the image files directly inside `folder`, sorted by name.
+    """Return the image files directly inside `folder`, hidden ones left out, sorted by name.
 
     Raises:
         DataError: if the folder is missing or holds no image.
@@ -176,7 +176,8 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+    seen = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    paths = sorted(p for p in seen if p.suffix.lower() in EXTENSIONS)
     if not paths:
         raise DataError(f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))})")
     return paths

@@ -102,6 +102,10 @@ def entropy_tensors(folder: Path) -> dict[str, np.ndarray]:
     content = read_config(folder)
     if not path.exists() and content.get("shared"):
         path = folder.parent / str(content["shared"]) / ENTROPY
+        if not path.exists():
+            raise DataError(
+                f"{folder}: shares the entropy coder of {content['shared']}, which is not beside it"
+            )
     return dict(_read(path, path.stat().st_mtime_ns)) if path.exists() else {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import errno
 import hashlib
 import io
 import json
@@ -74,7 +75,8 @@ def check_writable(path: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> DataError:
     reason = error.strerror or error
-    return DataError(f"{path}: cannot be written ({reason}); free some space or choose another place")
+    advice = "free some space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose"
+    return DataError(f"{path}: cannot be written ({reason}); {advice} another place")
 
 
 def replace_folder(new: Path, old: Path) -> None:

@@ -108,12 +108,20 @@ class TileCoder:
         return levels + 1 if self.configs[key]["keep_first"] else levels
 
     def limit(self, header: Header, key: str) -> int:
-        """Return how many groups a stream's file has at most."""
-        count = len(self.coders[key].sizes)
-        if header.adaptive:
-            return count
+        """Return how many groups a stream of a flat file has at most."""
         rate = header.rates[self.keys.index(key)]
-        return min(count, -(-rate // 256) + bool(self.configs[key]["keep_first"]))
+        return min(len(self.coders[key].sizes), -(-rate // 256) + bool(self.configs[key]["keep_first"]))
+
+    def last_group(self, header: Header, key: str, layer: int, opened: np.ndarray) -> int:
+        """Return the last group (from 1) of a layer in a tile of which positions have `opened` groups.
+
+        Layers share a flat file's groups evenly; an adaptive one's, of which the later are open at few
+        positions, so that each layer sends about as many of the tile's open groups.
+        """
+        if not header.adaptive:
+            return self.limit(header, key) * (layer + 1) // header.layers
+        sent = np.cumsum([np.count_nonzero(opened > group) for group in range(int(opened.max()))])
+        return int(np.searchsorted(header.layers * sent, (layer + 1) * sent[-1])) + 1 if len(sent) else 0
 
     def write(self, header: Header, pieces: Sequence[Piece], quality: float) -> Encoded:
         """Code the tiles' analyses into a file.
@@ -172,13 +180,13 @@ class TileCoder:
                     entropy.write_levels(level, self.tables[key], header.rates[number], writer)
                     chunks[layer, number, "map"] = writer.finish()
                     _add(result, f"{key} map", writer.bits, level.size * math.log2(self.tops()[key] + 1))
-                upto = self._upto(header, key, layer)
+                opened = self.opened(key, level)
+                upto = self.last_group(header, key, layer, opened)
                 if not self.prepare(header, key, level, states, layer):
                     chunks[layer, number, "bits"] = b""
                     _add(result, key, 0.0, 0.0)
                     continue
                 writer = entropy.Writer()
-                opened = self.opened(key, level)
                 state = states[key]
                 sizes = coder.sizes[state.group : upto]
                 raw = sum(s * int((opened > state.group + i).sum()) for i, s in enumerate(sizes))
@@ -196,16 +204,13 @@ class TileCoder:
             Whether the layer holds any group of the stream.
         """
         before = [states[k] for k in self.keys[: self.keys.index(key)]]
-        coder, upto = self.coders[key], self._upto(header, key, layer)
+        coder, upto = self.coders[key], self.last_group(header, key, layer, self.opened(key, level))
         if layer == 0:
             field_ = 2 * level - self.tops()[key] if header.adaptive else None
             states[key] = coder.begin(*level.shape, field_, before)
         elif states[key].group < upto:
             coder.refresh(states[key], before)
         return states[key].group < upto
-
-    def _upto(self, header: Header, key: str, layer: int) -> int:
-        return self.limit(header, key) * (layer + 1) // header.layers
 
     def check(self, header: Header) -> None:
         """Raise `CorruptStreamError` for a header that this model cannot have written."""
@@ -245,7 +250,7 @@ class TileCoder:
             for layer in range(wanted)
         ]
         if not present[0][0]:
-            raise CorruptStreamError("the file ends before its first stream is whole")
+            raise CorruptStreamError("the file ends, or is damaged, before its first stream is whole")
         digest = hashlib.sha256(struct.pack("<HH", header.width, header.height))
         found = []
         for of, tile in zip(by_tile, tiles, strict=True):
@@ -287,7 +292,7 @@ class TileCoder:
             return
         reader = entropy.Reader(chunk)
         opened = self.opened(key, levels[key])
-        self.coders[key].read(states[key], opened, self._upto(header, key, layer), reader)
+        self.coders[key].read(states[key], opened, self.last_group(header, key, layer, opened), reader)
         reader.finish()
 
 

@@ -189,7 +189,7 @@ class _Bar:
         if self.first is None:
             self.first = row["spent"]
         gained = row["spent"] - self.first
-        left = (now - self.began) * (1 - row["spent"]) / gained if gained > 0 else float("nan")
+        left = f"{(now - self.began) * (1 - row['spent']) / gained:.0f} s" if gained > 0 else "?"
         if not self.is_terminal and now - self.shown < 30 and row["spent"] < 1:
             return
         self.shown = now
@@ -197,7 +197,7 @@ class _Bar:
         quality = " ".join(f"{k[5:]} {v:.2f}" for k, v in row.items() if k.startswith("psnr_"))
         cells = (
             f"{row['step']}", f"{row['loss']:.3f}", f"{bpp:.3f}", quality, f"{row['images_per_s']:.1f}",
-            f"{left:.0f} s",
+            "0 s" if row["spent"] >= 1 else left,
         )  # fmt: skip
         line = f"{100 * row['spent']:5.1f} %  " + "  ".join(
             f"{name} {cell}" for name, cell in zip(COLUMNS, cells, strict=True)

@@ -233,12 +233,36 @@ def test_a_prefix_of_the_header_is_refused_even_if_partial(layers):
                 bitstream.read(packed[:cut], partial=partial)
 
 
-def test_partial_reading_still_refuses_damage():
+def test_partial_reading_gives_the_chunks_before_the_damage():
     header = header_of()
-    packed = bytearray(bitstream.write(header, chunks_of(header)))
-    packed[len(header.pack()) + 3] ^= 1
-    with pytest.raises(CorruptStreamError, match=r"chunk 1 .* is damaged"):
-        bitstream.read(bytes(packed), partial=True)
+    chunks = chunks_of(header)
+    packed = bitstream.write(header, chunks)
+    position = len(header.pack())
+    for number, chunk in enumerate(chunks):
+        for place in (position, position + 1, position + 1 + len(chunk)):  # length, data, checksum
+            damaged = bytearray(packed)
+            damaged[place] ^= 1
+            assert bitstream.read(bytes(damaged), partial=True) == (header, chunks[:number])
+            stock = bitstream.take_stock(bytes(damaged))
+            assert stock.whole == number and stock.error is not None
+            assert stock.framing == len(header.pack()) + 5 * number and stock.shows == (number > 0)
+            with pytest.raises(CorruptStreamError, match=rf"chunk {number + 1} "):
+                bitstream.read(bytes(damaged))
+        position += 1 + len(chunk) + 4
+    with pytest.raises(CorruptStreamError, match="1 bytes follow"):
+        bitstream.read(packed + b"x", partial=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(header=headers(most_chunks=40))
+def test_a_picture_shows_from_the_first_layers_last_tile_on(header):
+    packed = bitstream.write(header, chunks_of(header, 3))
+    begin, shown = len(header.pack()), False
+    tiles = len(header.tiles())
+    for number, (layer, tile, stream, kind) in enumerate(header.order()):
+        cut = packed[: begin + (1 + 3 + 4) * (number + 1)]
+        shown = shown or (layer, tile, stream, kind) == (0, tiles - 1, 0, "bits")
+        assert bitstream.take_stock(cut).shows == shown
 
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])

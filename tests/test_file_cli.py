@@ -197,10 +197,13 @@ def test_files_folders_and_patterns_name_each_image_once(run, folder, tmp_path, 
 
 def test_output_of_one_image_is_a_file_unless_it_is_or_ends_as_a_folder(run, folder, tmp_path):
     (tmp_path / "there").mkdir()
-    for output in ("plain", "new/", "there", "a/b.mcml"):
+    for output in ("new/", "there", "a/b.mcml"):
         assert run("compress", "photos/one.png", "--rate", 5, "--no-metrics", "-o", output).returncode == 0
     assert files_of(tmp_path)[:2] == ["a/b.mcml", "new/one.mcml"]
-    assert {"plain", "there/one.mcml"} <= set(files_of(tmp_path))
+    assert "there/one.mcml" in files_of(tmp_path)
+    (tmp_path / "photos" / "one.png").rename(tmp_path / "br[1].png")  # a file, not a pattern
+    assert run("compress", "br[1].png", "--rate", 5, "--no-metrics", "-o", "c.mcml").returncode == 0
+    assert (tmp_path / "c.mcml").is_file()
 
 
 def test_nothing_is_overwritten_unless_told_and_every_output_is_checked_before_work(run, folder):
@@ -222,6 +225,11 @@ def test_nothing_is_overwritten_unless_told_and_every_output_is_checked_before_w
         (["photos/one.png", "one.jpg", "-o", "x/"], "one.png and one.jpg would both become x/one.mcml"),
         (["photos/one.png", "-o", "photos/one.png", "--overwrite"], "photos/one.png is an input"),
         (["photos/one.png", "-o", "new.png"], "--output new.png: compress writes .mcml files"),
+        (["photos/one.png", "-o", "plain"], "--output plain: compress writes .mcml files"),
+        (
+            ["photos", "-o", "all.mcml"],
+            "--output all.mcml: several inputs need a folder: end its name with /",
+        ),
         (["photos", "-o", "one.jpg"], "--output one.jpg is a file: several inputs need a folder"),
         (["photos/*.png", "-o", "one.jpg"], "several inputs need a folder"),
         (["photos/one.png", "--bpp", "0.3", "--rate", "3"], "--bpp and --rate: give one of them"),
@@ -367,10 +375,10 @@ def test_cut_file_is_refused_or_decoded_as_far_as_it_goes(run, tmp_path, files, 
     assert files_of(tmp_path) == ["cut.mcml"]
     result = run("decompress", "cut.mcml", "--partial")
     assert result.returncode == 0
-    assert result.stderr == "note: cut.mcml: cut short: 2 of 3 layers are whole\n"
+    assert result.stderr == "note: cut.mcml: cut short or damaged: 2 of 3 layers are whole\n"
     np.testing.assert_array_equal(read_image(tmp_path / "cut.png"), fusion.decode(cut, partial=True))
     (tmp_path / "cut.mcml").write_bytes(cut[:40])
-    failed(run("decompress", "cut.mcml", "--partial", "--overwrite"), 1, "ends before its first stream")
+    failed(run("decompress", "cut.mcml", "--partial", "--overwrite"), 1, "before its first stream is whole")
     result = run("decompress", "cut.mcml", "--overwrite")
     failed(result, 1, "ends within chunk 1")
     assert "--partial" not in result.stderr
@@ -396,7 +404,9 @@ def test_damaged_files_are_refused_with_a_sentence_and_others_go_on(run, tmp_pat
         assert result.returncode == 1
         assert result.stderr.startswith("mcml: bad.mcml: ") and result.stderr.count("\n") == 1
         assert sentence in result.stderr
-        assert "good.mcml" in result.stdout and "bad.mcml" not in result.stdout
+        assert "good.mcml" in result.stdout
+        shown = kind in ("bit", "tail") and command == ["identify"]
+        assert ("bad.mcml" in result.stdout) == shown and ("unusable" in result.stdout) == shown
     assert files_of(tmp_path / "out") == ["good.png"]
 
 
@@ -438,7 +448,8 @@ def test_identify_accounts_for_every_byte(run, tmp_path, files, crop, kind):
         "layers": {"layered": 3, "all": 2}.get(kind, 1),
         "tiles": 2 if kind == "all" else 1, "tile_px": 64 if kind == "all" else 1024,
         "stream_bytes": sizes["bits"], "map_bytes": sizes["map"],
-        "overhead_bytes": len(data) - sum(map(len, chunks)), "chunks": len(chunks),
+        "overhead_bytes": len(data) - sum(map(len, chunks)), "unusable_bytes": 0,
+        "digest": header.digest.hex(), "chunks": len(chunks),
         "whole_chunks": len(chunks), "checksums": True,
     }  # fmt: skip
     total = sum(found["stream_bytes"].values()) + sum(found["map_bytes"].values()) + found["overhead_bytes"]
@@ -460,12 +471,14 @@ def test_identify_tells_how_much_of_a_cut_file_is_there(run, tmp_path, files):
     (tmp_path / "text.mcml").write_text("no such thing")
     result = run("identify", ".")
     assert result.returncode == 1
-    assert "8 of 9: cut short" in result.stdout
+    assert "8 of 9 hold" in result.stdout
     assert [line.split(": ")[1] for line in result.stderr.splitlines()] == ["cut.mcml", "text.mcml"]
     result = run("identify", ".", "none.mcml", "--json")
     assert result.returncode == 1
     cut, text, none = json.loads(result.stdout)
     assert (cut["checksums"], cut["whole_chunks"], cut["chunks"]) == (False, 8, 9)
+    parts = sum(cut["stream_bytes"].values()) + cut["overhead_bytes"] + cut["unusable_bytes"]
+    assert cut["overhead_bytes"] < 100 and cut["unusable_bytes"] > 0 and parts == cut["bytes"]
     assert cut["error"].startswith("the file ends within chunk 9")
     assert list(text) == list(none) == ["file", "error"]
 
@@ -481,7 +494,7 @@ def test_header_that_promises_millions_of_chunks_takes_no_room(run, tmp_path, fi
     finally:
         tracemalloc.stop()
     assert result.returncode == 1
-    assert f"0 of {255 * 3 << 16}: cut short" in result.stdout
+    assert f"0 of {255 * 3 << 16} hold" in result.stdout
     assert peak < 1 << 26
 
 

@@ -11,7 +11,7 @@ LAYERS = {  # a module may import only from layers below its own
     "config": 0, "color": 0, "processes": 0, "coding_order": 0, "artifacts": 1, "color_difference": 1,
     "networks": 1, "quantization": 1, "rate": 1, "results": 1, "run_log": 1, "model_files": 1,
     "bitstream": 1, "range_coding": 1, "context_model": 1, "entropy": 2, "images": 2, "losses": 2,
-    "model_config": 2, "threshold_design": 2, "tile_coding": 3,
+    "file_contents": 2, "model_config": 2, "threshold_design": 2, "tile_coding": 3,
     "metrics": 3, "models": 3, "data": 4, "patches": 4, "classical": 4, "layout": 4, "recipes": 4,
     "threshold_code": 4, "validation": 4, "weights": 4, "checkpoints": 5, "rate_search": 5, "neural": 5,
     "entropy_training": 5, "learned": 6, "codec": 7, "evaluation": 8,

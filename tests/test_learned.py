@@ -279,10 +279,14 @@ def test_luma_alone_needs_nothing_after_its_chunk(fusion, picture):
     grey = fusion.decode_detailed(data[:cut], luma_only=True, partial=True)
     np.testing.assert_array_equal(grey.image, fusion.decode(data, luma_only=True))
     np.testing.assert_array_equal(fusion.decode(data[:cut], partial=True), grey.image)
-    with pytest.raises(CorruptStreamError, match="ends before its first stream is whole"):
+    with pytest.raises(CorruptStreamError, match="before its first stream is whole"):
         fusion.decode(data[: cut - 1], partial=True)
     with pytest.raises(CorruptStreamError, match="cut short"):
         fusion.decode(data[:cut], luma_only=True)
+    damaged = data[:-1] + bytes([data[-1] ^ 1])
+    with pytest.raises(CorruptStreamError, match="checksum differs"):
+        fusion.decode(damaged, luma_only=True)
+    np.testing.assert_array_equal(fusion.decode(damaged, luma_only=True, partial=True), grey.image)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -307,6 +311,19 @@ def test_prefixes_decode_layer_by_layer_to_ever_better_pictures(fusion, picture,
                 np.testing.assert_array_equal(again.image, found.image)
     assert all(b > a + 0.1 for a, b in pairwise(qualities)), qualities
     np.testing.assert_array_equal(fusion.decode(data, layers=99), fusion.decode(data))
+
+
+def test_layers_of_adaptive_files_share_the_groups_that_are_sent(fusion, picture):
+    header, _ = bitstream.read_header(fusion.encode(picture, 40, adaptive=True, layers=4))
+    rng = np.random.default_rng(0)
+    for most in (0, 1, 5, 16):
+        opened = rng.binomial(most, 0.3, (9, 11))
+        sent = [0, *np.cumsum([np.count_nonzero(opened > g) for g in range(16)])]
+        last = [fusion.coder.last_group(header, "Y", layer, opened) for layer in range(4)]
+        assert last[-1] == opened.max()
+        for number, group in enumerate(last, start=1):
+            assert 4 * sent[group] >= number * sent[-1]
+            assert group == 0 or 4 * sent[group - 1] < number * sent[-1]
 
 
 def test_every_prefix_decodes_to_more_or_is_refused(fusion, picture):
@@ -397,6 +414,15 @@ def test_a_model_without_an_entropy_coder_is_refused(tmp_path, codecs):
         LearnedCodec(tmp_path / "model")
     with pytest.raises(UsageError, match="unknown model"):
         LearnedCodec("no-such-model")
+
+
+def test_a_copied_model_that_shares_its_coder_names_what_is_missing(tmp_path, codecs):
+    folder = shutil.copytree(codecs("fusion").folder, tmp_path / "model")
+    (folder / "entropy-0.safetensors").unlink()
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "shared": "elsewhere"}))
+    with pytest.raises(DataError, match="coder of elsewhere, which is not beside it"):
+        LearnedCodec(folder)
 
 
 def test_models_that_share_luma_decode_like_those_that_do_not(codecs, picture, tmp_path):
