@@ -56,18 +56,22 @@ class Header:
             for y, x in product(range(0, self.height, t), range(0, self.width, t))
         ]
 
+    def tile_count(self) -> int:
+        """Return how many tiles `tiles` lists."""
+        return -(-self.width // self.tile_px) * -(-self.height // self.tile_px)
+
     def order(self) -> Iterator[tuple[int, int, int, str]]:
         """Yield (layer, tile, stream, "map" | "bits") of each chunk, in the file's order."""
-        across, down = -(-self.width // self.tile_px), -(-self.height // self.tile_px)
-        for layer, tile, stream in product(range(self.layers), range(across * down), range(len(self.rates))):
+        for layer, tile, stream in product(
+            range(self.layers), range(self.tile_count()), range(len(self.rates))
+        ):
             if layer == 0 and self.adaptive:
                 yield layer, tile, stream, "map"
             yield layer, tile, stream, "bits"
 
     def chunk_count(self) -> int:
         """Return how many chunks `order` yields."""
-        tiles = -(-self.width // self.tile_px) * -(-self.height // self.tile_px)
-        return tiles * len(self.rates) * (self.layers + self.adaptive)
+        return self.tile_count() * len(self.rates) * (self.layers + self.adaptive)
 
     def check(self) -> Header:
         """Return the header, or raise `DataError` for what the format cannot hold."""
@@ -223,8 +227,7 @@ class Stock:
         """Whether the first stream of the first layer is whole, so that there is a picture."""
         header = self.header
         a_tile = len(header.rates) * (1 + header.adaptive)  # chunks, in the first layer
-        before = header.chunk_count() // (len(header.rates) * (header.layers + header.adaptive)) - 1
-        return self.whole > before * a_tile + header.adaptive
+        return self.whole > (header.tile_count() - 1) * a_tile + header.adaptive
 
 
 def take_stock(data: bytes) -> Stock:

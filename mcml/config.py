@@ -95,10 +95,11 @@ def find_inputs(
         path, missing = Path(word), f"holds no {what} ({', '.join(sorted(suffixes))})"
         try:
             if path.is_dir():
-                paths = sorted(p for p in path.iterdir() if _is_seen(p, suffixes))
+                paths = sorted(p for p in path.iterdir() if is_seen(p, suffixes))
             elif glob.has_magic(word) and not path.exists():
                 missing = "no file has a name of this pattern"
-                paths = sorted(p for p in _matching(word) if p.is_file())
+                matching = map(Path, glob.glob(word, recursive=True))  # noqa: PTH207  (Path's: no absolute ones)
+                paths = sorted(p for p in matching if p.is_file())
             else:
                 paths = [path]
         except OSError as error:
@@ -110,12 +111,9 @@ def find_inputs(
     return list(found.values()), errors
 
 
-def _is_seen(path: Path, suffixes: Collection[str]) -> bool:
+def is_seen(path: Path, suffixes: Collection[str]) -> bool:
+    """Say whether a folder's listing takes a path: a file of `suffixes` (lower case) that is not hidden."""
     return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-
-
-def _matching(pattern: str) -> Iterable[Path]:
-    return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob refuses absolute ones)
 
 
 def _place(path: Path) -> Path:

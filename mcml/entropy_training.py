@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcml.coding_order import LEVEL_STRIDE, ONE, SPREADS, level_context, level_passes
+from mcml.coding_order import LEVEL_PASSES, ONE, SPREADS, level_context, level_passes
 from mcml.config import DataError
 from mcml.context_model import ContextModel
 from mcml.models import Model
@@ -214,8 +214,7 @@ class EntropyTrainer:
     def level_tables(self, key: str, tiles: int) -> np.ndarray:
         """Count levels by pass, spread and predicted level: (P, S, L, L) uint16 that sum to 65536."""
         levels = self.model.config.stream(key).levels
-        passes = 2 * int(math.log2(LEVEL_STRIDE)) + 1
-        counts = np.zeros((passes, len(SPREADS) + 1, levels, levels))
+        counts = np.zeros((LEVEL_PASSES, len(SPREADS) + 1, levels, levels))
         config = self.model.config
         for i in self.draws.choice(len(self.bits.tiles), tiles):
             logit = self.bits.tiles[i][key][1].astype(np.float32)

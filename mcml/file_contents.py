@@ -32,7 +32,7 @@ def describe(data: bytes) -> tuple[dict[str, Any], CorruptStreamError | None]:
         "bpp": 8 * len(data) / (header.width * header.height), "model": name or header.model.hex(),
         "model_id": header.model.hex(), "maps": "adaptive" if header.adaptive else "flat",
         "rates": dict(zip(streams, header.rates, strict=True)), "layers": header.layers,
-        "tiles": len(header.tiles()), "tile_px": header.tile_px, "stream_bytes": sizes["bits"],
+        "tiles": header.tile_count(), "tile_px": header.tile_px, "stream_bytes": sizes["bits"],
         "map_bytes": sizes["map"], "overhead_bytes": found.framing,
         "unusable_bytes": len(data) - found.framing - sum(found.sizes.values()),
         "digest": header.digest.hex(), "chunks": found.chunks, "whole_chunks": found.whole,

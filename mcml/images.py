@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from mcml.config import DataError
+from mcml.config import DataError, is_seen
 from mcml.results import atomic_write, read_bytes
 
 EXTENSIONS = frozenset(
@@ -176,8 +176,7 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    seen = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    paths = sorted(p for p in seen if p.suffix.lower() in EXTENSIONS)
+    paths = sorted(p for p in folder.iterdir() if is_seen(p, EXTENSIONS))
     if not paths:
         raise DataError(f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))})")
     return paths

@@ -208,10 +208,9 @@ class LearnedCodec:
             states: dict[str, entropy.BitState] = {}
             for key in coder.keys:
                 level = coder.flat(header, key, tiles[number])
-                coder.prepare(header, key, level, states, 0)
+                upto = coder.prepare(header, key, level, states, 0)
                 bits = unpack(pieces[number].bits[key], coder.coders[key].n)
-                opened, upto = coder.opened(key, level), coder.limit(header, key)
-                coder.coders[key].write(states[key], bits, opened, upto, entropy.Writer())
+                coder.coders[key].write(states[key], bits, coder.opened(key, level), upto, entropy.Writer())
                 costs[key] += states[key].costs
         scale = len(tiles) / min(len(tiles), SIZED_TILES)
         grid = np.linspace(0, FULL, 1601)

@@ -180,14 +180,13 @@ class TileCoder:
                     entropy.write_levels(level, self.tables[key], header.rates[number], writer)
                     chunks[layer, number, "map"] = writer.finish()
                     _add(result, f"{key} map", writer.bits, level.size * math.log2(self.tops()[key] + 1))
-                opened = self.opened(key, level)
-                upto = self.last_group(header, key, layer, opened)
-                if not self.prepare(header, key, level, states, layer):
+                upto = self.prepare(header, key, level, states, layer)
+                if not upto:
                     chunks[layer, number, "bits"] = b""
                     _add(result, key, 0.0, 0.0)
                     continue
                 writer = entropy.Writer()
-                state = states[key]
+                opened, state = self.opened(key, level), states[key]
                 sizes = coder.sizes[state.group : upto]
                 raw = sum(s * int((opened > state.group + i).sum()) for i, s in enumerate(sizes))
                 coder.write(state, unpack(piece.bits[key], coder.n), opened, upto, writer)
@@ -197,11 +196,11 @@ class TileCoder:
 
     def prepare(
         self, header: Header, key: str, level: np.ndarray, states: dict[str, entropy.BitState], layer: int
-    ) -> bool:
+    ) -> int:
         """Make a stream's state, or tell it what the streams before it have learned since.
 
         Returns:
-            Whether the layer holds any group of the stream.
+            The last of the layer's groups, from 1; 0 if it holds none of the stream.
         """
         before = [states[k] for k in self.keys[: self.keys.index(key)]]
         coder, upto = self.coders[key], self.last_group(header, key, layer, self.opened(key, level))
@@ -210,7 +209,7 @@ class TileCoder:
             states[key] = coder.begin(*level.shape, field_, before)
         elif states[key].group < upto:
             coder.refresh(states[key], before)
-        return states[key].group < upto
+        return upto if states[key].group < upto else 0
 
     def check(self, header: Header) -> None:
         """Raise `CorruptStreamError` for a header that this model cannot have written."""
@@ -286,13 +285,13 @@ class TileCoder:
         elif layer == 0:
             levels[key] = self.flat(header, key, tile)
         chunk = chunks[layer, number, "bits"]
-        if not self.prepare(header, key, levels[key], states, layer):
+        upto = self.prepare(header, key, levels[key], states, layer)
+        if not upto:
             if chunk:
                 raise CorruptStreamError("a chunk is longer than its symbols")
             return
         reader = entropy.Reader(chunk)
-        opened = self.opened(key, levels[key])
-        self.coders[key].read(states[key], opened, self.last_group(header, key, layer, opened), reader)
+        self.coders[key].read(states[key], self.opened(key, levels[key]), upto, reader)
         reader.finish()
 
 

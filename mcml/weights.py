@@ -21,6 +21,7 @@ from mcml.model_files import ENTROPY, entropy_tensors, model_folder, read_config
 from mcml.models import Model, ModelConfig
 from mcml.results import replace_folder
 
+MASK = ".mask"  # of a tensor that is mostly zero: a packed bit a value, the first one highest
 FILE_LIMIT_BYTES = 15 * 2**20  # with its header a file stays under 16 MiB
 
 
@@ -103,7 +104,8 @@ def save_model(
 ) -> None:
     """Write a model folder: config.json, weights-*.safetensors and the model card's record.
 
-    Tensors that are zero throughout are named, not stored.
+    Of tensors that are zero for the most part only the other values are stored, in order, with a
+    mask of where they belong.
 
     Args:
         model: its weights are stored as float16, where that holds them, unless `half` is False.
@@ -122,7 +124,8 @@ def save_model(
         if name not in other or other[name].shape != value.shape
         or not torch.equal(other[name].to(value.dtype), value.cpu())
     }  # fmt: skip
-    zeros = {name: list(value.shape) for name, value in own.items() if not value.any()}
+    others = {name: (value != 0) | value.signbit() for name, value in own.items()}  # -0 is another
+    zeros = {name: list(at.shape) for name, at in others.items() if 2 * int(at.sum()) < at.numel()}
     content: dict[str, Any] = {"model": model.config.to_dict()}
     if entropy is not None:
         stored = copy.deepcopy(model)
@@ -131,6 +134,10 @@ def save_model(
     content |= {"shared": shared, "zeros": zeros}
     with new_folder(folder) as place:
         kept = {name: value for name, value in own.items() if name not in zeros}
+        for name in zeros:
+            if others[name].any():
+                kept[name] = own[name][others[name]]
+                kept[name + MASK] = torch.from_numpy(np.packbits(others[name].cpu().numpy()))
         metadata = {"mcml": json.dumps(content)}
         save_tensors(place, "weights", kept, metadata)
         if entropy is not None and not (shared and _same(entropy, entropy_tensors(folder.parent / shared))):
@@ -188,13 +195,20 @@ def load_model(folder: Path | str, device: str | torch.device = "cpu") -> Model:
 
 
 def _stored(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors that a folder itself holds, those that are only named as zeros too."""
+    """Return the tensors that a folder itself holds, the zeros of those that are mostly zero put back."""
     found = load_tensors(folder, "weights")
     zeros = read_config(folder).get("zeros") or {}
     if not isinstance(zeros, dict):
         raise DataError(f"{folder}: config.json names zeros in another way than this version")
     for name, shape in zeros.items():
-        found[name] = torch.zeros(shape)
+        whole = torch.zeros(shape)
+        if name in found:
+            try:
+                bits = np.unpackbits(found.pop(name + MASK).numpy(), count=whole.numel())
+                whole[torch.from_numpy(bits.astype(bool)).view(shape)] = found[name].float()
+            except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+                raise DataError(f"{folder}: values and mask of {name} disagree ({error})") from error
+        found[name] = whole
     return found
 
 

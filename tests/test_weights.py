@@ -54,6 +54,26 @@ def test_whole_weights_come_back_bit_for_bit(tmp_path):
     assert weights.digest(found) == weights.digest(model)
 
 
+def test_tensors_that_are_mostly_zero_take_little_room_and_come_back(tmp_path):
+    model = tiny_model(seed=2)
+    name = "streams.Y.bit_model.causal.weight"
+    weight = model.state_dict()[name]  # a view: what is written here is the model's
+    kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    weight.copy_(torch.where(kept, 0.5, 0.0))
+    weight.view(-1)[7] = -0.0
+    weights.save_model(model, tmp_path / "model", {}, half=False)
+    assert equal_tensors(weights.load_model(tmp_path / "model").state_dict(), model.state_dict())
+    stored = weights.load_tensors(tmp_path / "model", "weights")
+    assert stored[name].shape == (int(kept.sum()) + (not kept.view(-1)[7]),)
+    assert sum(value.nbytes for key, value in stored.items() if name in key) < 0.4 * weight.nbytes
+    change_tensors(tmp_path / "model", lambda t: t.update({name: t[name][1:]}))
+    with pytest.raises(DataError, match=f"values and mask of {name} disagree"):
+        weights.load_model(tmp_path / "model")
+    change_tensors(tmp_path / "model", lambda t: t.pop(f"{name}.mask"))
+    with pytest.raises(DataError, match=f"values and mask of {name} disagree"):
+        weights.load_model(tmp_path / "model")
+
+
 def test_a_folder_of_uneven_groups_decodes_with_them(tmp_path):
     model = tiny_model()
     model.streams["Y"].set_groups([1, 2, 3, 10])
