@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from mcml.layout import codec_cost, equal_cost_rgb, layout
-from mcml.models import build
-from mcml.patches import PatchStore
-from mcml.recipes import Recipe, load_recipe
-from mcml.results import atomic_write, to_csv
-from mcml.training import Trainer
+from mcml.base.results import atomic_write, to_csv
+from mcml.data.patches import PatchStore
+from mcml.model.cost import codec_cost, equal_cost_rgb, layout
+from mcml.model.model import build
+from mcml.model.recipes import Recipe, load_recipe
+from mcml.training.trainer import Trainer
 
 
 def clock(run: Callable[[], object], device: torch.device, times: int) -> float:

@@ -11,7 +11,8 @@ def main() -> None:
     """Hand over to the command line that the first word asks for."""
     words = [word for word in sys.argv[1:] if word != "--debug"]
     if words and words[0] in BARE:
-        from mcml import entropy_cli, train_cli
+        from mcml.cli import train as train_cli
+        from mcml.cli import train_entropy as entropy_cli
 
         try:
             code = (entropy_cli if words[0] == "train-entropy" else train_cli).main()
@@ -20,7 +21,7 @@ def main() -> None:
             sys.stderr.close()
             code = 1
         sys.exit(code)
-    from mcml import cli
+    from mcml.cli import main as cli
 
     cli.main()
 

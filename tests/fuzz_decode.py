@@ -29,13 +29,13 @@ import atheris
 with atheris.instrument_imports(
     include=["mcml.bitstream", "mcml.entropy", "mcml.tile_coding", "mcml.learned"]
 ):
-    from mcml import bitstream, entropy, learned, tile_coding  # noqa: F401
+    from mcml.codec import container as bitstream
 
 import numpy as np
 import torch
 from helpers import tiny_codec
 
-from mcml.config import CorruptStreamError, UnsupportedStreamError
+from mcml.base.config import CorruptStreamError, UnsupportedStreamError
 
 REPAIRED, PARTIAL, LUMA_ONLY, FIRST_LAYER, FUSION, FITTING = 0x03, 0x04, 0x08, 0x10, 0x20, 0x40
 MOST_BYTES = 600  # of an input

@@ -11,7 +11,7 @@ import numpy as np
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
-from mcml.classical import CODECS
+from mcml.codec.classical import CODECS
 
 TABLE = Path(__file__).parent / "golden" / "classical.json"
 QUALITIES = {

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from golden_classical import picture
 
-from mcml import codec, data, images, metrics, model_files
+from mcml.codec import interface as codec
+from mcml.data import images
+from mcml.data import sets as data
+from mcml.metrics import distortion as metrics
+from mcml.model import model_files
 
 FOLDER = Path(__file__).parent / "golden"
 TABLE = FOLDER / "learned.json"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mcml import config
+from mcml.base import config
 
 ROOT = config.repo_root()
 TINY = {
@@ -24,7 +24,7 @@ def notebooks() -> list[Path]:
 
 def tiny_recipe(variant="luma", **settings):
     """Return a recipe of networks that train a step in a hundredth of a second."""
-    from mcml.recipes import Recipe
+    from mcml.model.recipes import Recipe
 
     return Recipe().changed(**{**TINY, "model.variant": variant, "train.steps": 6, **settings})
 
@@ -33,12 +33,13 @@ def tiny_codec(folder, variant="fusion", steps=2, seed=0, **settings):
     """Write a model with an entropy coder that a second makes, and return its codec."""
     import torch
 
-    from mcml import data, weights
-    from mcml.entropy_training import EntropyTrainer, FrozenBits
-    from mcml.learned import LearnedCodec
-    from mcml.models import build
-    from mcml.patches import PatchStore
-    from mcml.threshold_code import start
+    from mcml.codec.learned import LearnedCodec
+    from mcml.data import sets as data
+    from mcml.data.patches import PatchStore
+    from mcml.model import weights
+    from mcml.model.model import build
+    from mcml.training.entropy import EntropyTrainer, FrozenBits
+    from mcml.training.threshold_start import start
 
     image = data.image_set("embedded").read("astronaut")[:128, 60:220].copy()
     patches = PatchStore([image]).sample(48, 64, torch.Generator().manual_seed(seed))

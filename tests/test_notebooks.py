@@ -8,7 +8,8 @@ import tomllib
 import pytest
 from helpers import ROOT, notebooks
 
-from mcml import config, jobs
+from mcml.base import config
+from mcml.lab import jobs
 
 
 @pytest.fixture(params=notebooks(), ids=lambda path: path.stem)

@@ -10,11 +10,18 @@ from helpers import ROOT, notebooks
 from PIL import Image
 from typer.testing import CliRunner
 
-from mcml import artifacts, codec, config, data, entropy_cli, figures, jobs, metrics, train_cli
 from mcml.__main__ import BARE
-from mcml.cli import app
-from mcml.model_config import VARIANTS
-from mcml.recipes import training_profiles
+from mcml.base import config
+from mcml.cli import train as train_cli
+from mcml.cli import train_entropy as entropy_cli
+from mcml.cli.main import app
+from mcml.codec import interface as codec
+from mcml.data import sets as data
+from mcml.lab import figures, jobs
+from mcml.metrics import artifacts
+from mcml.metrics import distortion as metrics
+from mcml.model.recipes import training_profiles
+from mcml.model.settings import VARIANTS
 
 README = (ROOT / "README.md").read_text("utf-8")
 SHELL = (

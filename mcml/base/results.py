@@ -1,0 +1,328 @@
+"""Results on disk: atomic files, tidy CSV, rounded tables, and the provenance of each run."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mcml.base.config import DataError, repo_root, results_root
+
+PACKAGES = ("numpy", "scipy", "pandas", "pillow", "pillow-jxl-plugin", "scikit-image", "torch", "matplotlib")
+
+Row = Mapping[str, Any]
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: beside it first, then an atomic rename.
+
+    Raises:
+        DataError: if the folder cannot be written (read-only, full, not a folder).
+    """
+    raw = content.encode("utf-8") if isinstance(content, str) else content
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(scratch).chmod(0o644)  # mkstemp makes it private
+        Path(scratch).replace(path)
+    except BaseException as error:
+        if scratch is not None:
+            Path(scratch).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise _unwritable(path, error) from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes; `DataError` with the reason if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise `DataError` now if `atomic_write` could not write `path` later."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    reason = error.strerror or error
+    advice = "free some space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose"
+    return DataError(f"{path}: cannot be written ({reason}); {advice} another place")
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Put folder `new` in the place of `old`, which is removed if it is there.
+
+    Raises:
+        DataError: if the folders cannot be moved.
+    """
+    retired = old.with_name(f".{old.name}.retired")
+    try:
+        shutil.rmtree(retired, ignore_errors=True)
+        if old.exists():
+            old.rename(retired)
+        new.rename(old)
+    except OSError as error:
+        raise _unwritable(old, error) from error
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def sha256(content: bytes | Path) -> str:
+    """Return the SHA-256 of bytes or of a file's bytes, in hex."""
+    if isinstance(content, Path):
+        content = read_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+# ----------------------------------------------------------------------------------- tables
+
+
+def as_rows(table: Any) -> list[dict[str, Any]]:
+    """Turn a DataFrame or an iterable of mappings into a list of dicts."""
+    if hasattr(table, "to_dict"):
+        return table.to_dict("records")
+    return [dict(row) for row in table]
+
+
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """Return the union of the rows' keys in order of first appearance."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return rows as CSV with full precision; missing values are empty, NaN is ``nan``."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns_of(rows), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _plain(value) for key, value in row.items()})
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return "" if value is None else value
+
+
+DIGITS = {  # decimals in rounded tables; CSV keeps everything
+    "mse": 2, "psnr": 2, "y_psnr": 2, "psnr_b": 2, "ringing": 1, "ms_ssim_scales": 0,
+    "quality": 1, "images": 0, "identical": 0,
+}  # fmt: skip
+
+
+def format_value(column: str, value: Any) -> str:
+    """Round one value for a table that people read."""
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        return {math.inf: "inf", -math.inf: "-inf"}.get(value, "n/a")
+    return f"{value:.{DIGITS.get(column, 3)}f}"
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """Return rows as a rounded Markdown table."""
+    columns = columns_of(rows)
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[format_value(c, row.get(c)) for c in columns] for row in rows]
+    cells = [[" ".join(text.split()).replace("|", r"\|") for text in line] for line in lines]
+    return "".join("| " + " | ".join(line) + " |\n" for line in cells)
+
+
+def to_latex(rows: Sequence[Row], caption: str = "") -> str:
+    """Return rows as a rounded LaTeX table (booktabs)."""
+    special = {c: f"\\{c}" for c in "_%&#${}"} | {
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+    }
+
+    def escape(text: str) -> str:
+        return " ".join("".join(special.get(c, c) for c in text).split())
+
+    columns = columns_of(rows)
+    numeric = [all(isinstance(_plain(r.get(c)), (int, float)) for r in rows) for c in columns]
+    body = [" & ".join(escape(format_value(c, row.get(c))) for c in columns) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}",
+            r"\toprule",
+            " & ".join(escape(c) for c in columns) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print rows as a rounded table, the first column to the left and the others to the right."""
+    columns = columns_of(rows)
+    cells = [columns, *([format_value(c, row.get(c)) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        texts = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+        print("  ".join([line[0].ljust(widths[0]), *texts[1:]]).rstrip())
+
+
+# ------------------------------------------------------------------------------- provenance
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(repo_root()), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def provenance() -> dict[str, Any]:
+    """Describe the code and the machine: commit, dirty flag, versions, threads, load."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    torch = sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available()
+    return {
+        "command": os.environ.get("MCML_COMMAND") or command_line(),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--", "mcml", "notebooks", "data", "requirements.lock")),
+        "versions": versions,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads() if torch else _omp_threads(),
+        "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else [],
+    }
+
+
+def command_line() -> str:
+    """Return the command that started this process, without its folder."""
+    program = Path(sys.argv[0]).name
+    if program.startswith("ipykernel"):
+        return "a Jupyter kernel"
+    return shlex.join(["mcml" if program == "__main__.py" else program, *sys.argv[1:]])
+
+
+def _omp_threads() -> int | str:
+    text = os.environ.get("OMP_NUM_THREADS") or "default"
+    return int(text) if text.isdigit() else text
+
+
+def banner(profile: str) -> str:
+    """Return one line for the top of a notebook: profile, device, versions."""
+    about = provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"profile {profile} | {about['device']}, {about['cores']} cores | {versions}"
+
+
+class Output:
+    """One notebook's results: its tables, its figures and the `run.json` that explains them.
+
+    Files go to ``results/<profile>/<notebook>/``. Every table becomes ``.csv`` (full
+    precision), ``.md`` and ``.tex`` (rounded); every figure a ``.png`` with the ``.csv`` it
+    was drawn from. Until `finish` all of it lies in a hidden folder beside, so that results
+    are there whole or not at all.
+    """
+
+    def __init__(
+        self,
+        notebook: str,
+        profile: str,
+        parameters: Mapping[str, Any],
+        *,
+        data_hash: str = "",
+        seed: int | None = None,
+    ) -> None:
+        self.folder = results_root() / profile / notebook
+        self._record: dict[str, Any] = {
+            "notebook": notebook,
+            "profile": profile,
+            "parameters": dict(parameters),
+            "seed": seed,
+            "data_hash": data_hash,
+            "tables": [],
+            "figures": [],
+        }
+        self._files: dict[str, str] = {}
+        self._began = time.perf_counter()
+        self._scratch = self.folder.with_name(f".{notebook}.partial")
+        shutil.rmtree(self._scratch, ignore_errors=True)  # left by a run that was cut off
+
+    def _write(self, name: str, content: bytes | str) -> None:
+        if name in self._files:
+            raise ValueError(f"{name} was saved before: give every table and figure a name of its own")
+        atomic_write(self._scratch / name, content)
+        self._files[name] = sha256(content.encode() if isinstance(content, str) else content)
+
+    def table(self, name: str, rows: Any, caption: str) -> None:
+        """Save rows (a DataFrame or dicts) as ``name.csv``, ``name.md`` and ``name.tex``."""
+        rows = as_rows(rows)
+        self._write(f"{name}.csv", to_csv(rows))
+        self._write(f"{name}.md", to_markdown(rows))
+        self._write(f"{name}.tex", to_latex(rows, caption))
+        text = [c for c in columns_of(rows) if any(isinstance(_plain(row.get(c)), str) for row in rows)]
+        self._record["tables"].append({"name": name, "caption": caption, "text_columns": text})
+
+    def figure(self, name: str, figure: Any, caption: str, data: Any) -> None:
+        """Save a matplotlib figure as ``name.png`` and what it shows as ``name.csv``."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+        self._write(f"{name}.png", buffer.getvalue())
+        self._write(f"{name}.csv", to_csv(as_rows(data)))
+        self._record["figures"].append({"name": name, "caption": caption})
+
+    def finish(self) -> Path:
+        """Write ``run.json``, put the whole folder in place of an earlier one, and return it."""
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = (
+            self._record
+            | provenance()
+            | {
+                "finished": when,
+                "seconds": round(time.perf_counter() - self._began, 1),
+                "files": dict(sorted(self._files.items())),
+            }
+        )
+        self._write("run.json", json.dumps(record, indent=2) + "\n")
+        replace_folder(self._scratch, self.folder)
+        return self.folder

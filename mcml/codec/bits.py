@@ -1,0 +1,285 @@
+"""Lossless coding of bits and importance levels by integer context models.
+
+Whatever decides a probability is integer arithmetic: whole numbers in float64, whose sums stay
+below 2^53 and are therefore exact in whatever order a machine adds. No exp and no division; the
+last number indexes a table of probabilities that is part of the model. Source: Balle, Johnston and
+Minnen, "Integer networks for data compression with latent-variable models", ICLR 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mcml.base.config import DataError
+from mcml.codec.order import (
+    KNOWN,
+    LATTICES,
+    ONE,
+    REACH,
+    REST,
+    SCALE_BITS,
+    STEP_BITS,
+    TAPS,
+    level_context,
+    level_passes,
+)  # fmt: skip
+from mcml.codec.range_coding import Reader, Writer
+
+__all__ = ["BitCoder", "BitState", "Reader", "Writer", "read_levels", "write_levels"]
+
+STATE_CAP = 2.0**24  # of an inherited state
+EXACT = 2.0**53  # whole numbers below it are exact in float64
+
+
+@dataclass
+class BitState:
+    """A stream's bits in the course of coding, by lattice: position (r, c) is in that of its parities.
+
+    Attributes:
+        height: positions.
+        width: positions.
+        codes: (N, n) float64 each, masked bits in {-1, 0, +1}; 0 where not coded yet.
+        hidden: (N, H) float64 whole numbers each, the state in units of 2^-10.
+        inherited: the part of `hidden` that comes from other streams.
+        group: how many groups were coded.
+        costs: ideal bits of each group, when writing.
+    """
+
+    height: int
+    width: int
+    codes: list[np.ndarray]
+    hidden: list[np.ndarray]
+    inherited: list[np.ndarray] = field(default_factory=list)
+    group: int = 0
+    costs: list[float] = field(default_factory=list)
+
+    def code(self) -> np.ndarray:
+        """Return all masked bits in place, (h, w, n) int8."""
+        found = np.zeros((self.height, self.width, self.codes[0].shape[1]), np.int8)
+        for lattice, part in enumerate(self.codes):
+            place = _lattice(found, lattice)
+            place[:] = part.reshape(place.shape)
+        return found
+
+
+class BitCoder:
+    """One stream's integer context model."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Check and take a model's integers.
+
+        Raises:
+            DataError: if a tensor is missing or misshapen, or sums could pass 2^53.
+        """
+        if any(np.asarray(value).dtype.kind not in "iu" for value in tensors.values()):
+            raise DataError("entropy model: its tensors must be of whole numbers")
+        try:
+            wide = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
+            self.sizes = [int(size) for size in tensors["group_sizes"]]
+            self.gather, self.level_gather = wide["gather"], wide["level_gather"]
+            self.state_bias, self.group_bias = wide["state_bias"], wide["group_bias"]
+            self.readout = wide["readout"]
+            self.before, self.bias = wide["before"] * 2.0**SCALE_BITS, wide["bias"]
+            self.table = np.asarray(tensors["table"], np.float64)
+            inherited = sorted(name for name in tensors if name.startswith("inherit_"))
+            self.inherit = [wide[name] for name in inherited]
+        except KeyError as error:
+            raise DataError(f"entropy model: lacks {error}") from error
+        self.n, self.size = sum(self.sizes), len(self.state_bias)
+        taps, n, size = len(TAPS), self.n, self.size
+        expected = [
+            (self.gather, (taps, n, size)), (self.level_gather, (taps, size)),
+            (self.group_bias, (len(self.sizes), size)), (self.readout, (n, 2 * size)),
+            (self.before, (n, n)), (self.bias, (n,)), (self.table, (2 * (REACH << STEP_BITS) + 1,)),
+        ]  # fmt: skip
+        for value, shape in expected:
+            if value.shape != shape:
+                raise DataError(f"entropy model: a tensor is {value.shape}, expected {shape}")
+        if any(w.ndim != 2 or w.shape[1] != size for w in self.inherit):
+            raise DataError("entropy model: inherited weights of another size")
+        if not ((self.table >= 1) & (self.table < ONE)).all():
+            raise DataError("entropy model: probabilities must lie between 1 and 65535")
+        self._check_exact()
+        ends = np.cumsum(self.sizes)
+        self.spans = [slice(int(e) - s, int(e)) for e, s in zip(ends, self.sizes, strict=True)]
+        self.known = [[self._taps(KNOWN[q], span) for span in self.spans] for q in range(len(LATTICES))]
+        self.rest = [[self._taps(REST[q], span) for span in self.spans] for q in range(len(LATTICES))]
+
+    def _taps(self, taps: Sequence[int], span: slice) -> np.ndarray:
+        return self.gather[list(taps), span].reshape(-1, self.size)
+
+    def _check_exact(self) -> None:
+        """Bound every sum by weights alone; states of other streams are capped at 2^24."""
+        state = np.abs(self.gather).sum(axis=(0, 1)) + 1024 * np.abs(self.level_gather).sum(axis=0)
+        state = state + np.abs(self.state_bias) + np.abs(self.group_bias).max(axis=0)
+        for weight in self.inherit:
+            product = STATE_CAP * np.abs(weight).sum(axis=0)
+            if product.max(initial=0) >= EXACT:
+                raise DataError("entropy model: its weights are too large for exact sums")
+            state = state + product * 2.0**-SCALE_BITS + 1
+        wide = np.concatenate([state, state])
+        total = (
+            (np.abs(self.readout) * wide).sum(axis=1) + np.abs(self.before).sum(axis=1) + np.abs(self.bias)
+        )
+        if max(total.max(), state.max()) >= EXACT:
+            raise DataError("entropy model: its weights are too large for exact sums")
+
+    def begin(
+        self, height: int, width: int, level_field: np.ndarray | None, states: Sequence[BitState]
+    ) -> BitState:
+        """Return the state before the first bit.
+
+        Args:
+            height: positions.
+            width: positions.
+            level_field: (h, w) 2 Q - (L - 1) of an adaptive map, None for a flat one.
+            states: of the streams that were coded before.
+        """
+        hidden = np.broadcast_to(self.state_bias, (height, width, self.size)).copy()
+        if level_field is not None:
+            around = np.pad(level_field.astype(np.float64), 1)
+            near = np.stack([around[1 + y :, 1 + x :][:height, :width] for y, x in TAPS], axis=-1)
+            hidden += np.floor(near @ self.level_gather / 8)
+        parts = [_lattice(hidden, q).reshape(-1, self.size) for q in range(len(LATTICES))]
+        codes = [np.zeros((len(part), self.n)) for part in parts]
+        state = BitState(height, width, codes, [np.ascontiguousarray(part) for part in parts])
+        self.refresh(state, states)
+        return state
+
+    def refresh(self, state: BitState, states: Sequence[BitState]) -> None:
+        """Take over what the streams that were coded before say now."""
+        for lattice, hidden in enumerate(state.hidden):
+            found = np.zeros_like(hidden)
+            for weight, other in zip(self.inherit, states, strict=True):
+                seen = np.clip(other.hidden[lattice], 0, STATE_CAP)
+                found += np.floor(seen @ weight * 2.0**-SCALE_BITS)
+            if len(state.inherited) <= lattice:
+                state.inherited.append(np.zeros_like(hidden))
+            hidden += found - state.inherited[lattice]
+            state.inherited[lattice] = found
+
+    def write(self, state: BitState, bits: np.ndarray, opened: np.ndarray, upto: int, writer: Writer) -> None:
+        """Code groups state.group + 1 .. upto of bits (h, w, n); a position has its first `opened` groups."""
+        for group in range(state.group, upto):
+            span, before = self.spans[group], writer.bits
+            code = (2.0 * bits[:, :, span] - 1) * (opened > group)[:, :, None]
+            padded = np.pad(code, ((1, 1), (1, 1), (0, 0)))
+            inside = np.tril(self.before[span, span], -1).T
+            partials = []
+            for lattice in range(len(LATTICES)):
+                logits, partial, open_ = self._logits(state, group, padded, lattice, opened)
+                partials.append(partial)
+                own = _lattice(code, lattice).reshape(-1, code.shape[-1])[open_]
+                ones = self._ones(logits + own @ inside)
+                writer.put_bits((own.T > 0).ravel(), ones.T.ravel())
+            self._advance(state, group, padded, partials)
+            state.costs.append(writer.bits - before)
+
+    def read(self, state: BitState, opened: np.ndarray, upto: int, reader: Reader) -> None:
+        """Decode groups state.group + 1 .. upto into the state."""
+        height, width = opened.shape
+        for group in range(state.group, upto):
+            span = self.spans[group]
+            size = span.stop - span.start
+            padded = np.zeros((height + 2, width + 2, size))
+            within = self.before[span, span]
+            partials = []
+            for lattice in range(len(LATTICES)):
+                logits, partial, open_ = self._logits(state, group, padded, lattice, opened)
+                partials.append(partial)
+                own = np.zeros((size, len(logits)))
+                logits = np.ascontiguousarray(logits.T)
+                for k in range(size):
+                    own[k] = 2.0 * reader.get_bits(self._ones(logits[k])) - 1
+                    if k + 1 < size:
+                        logits[k + 1 :] += within[k + 1 :, k, None] * own[k]
+                place = _lattice(padded[1:-1, 1:-1], lattice)
+                flat = np.zeros((place.shape[0] * place.shape[1], size))
+                flat[open_] = own.T
+                place[:] = flat.reshape(place.shape)
+            self._advance(state, group, padded, partials)
+
+    def _logits(
+        self, state: BitState, group: int, padded: np.ndarray, lattice: int, opened: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | slice]:
+        """Return log-odds (N', size) in 2^-20 without the group's own bits, for the open positions only.
+
+        And what the known neighbours add to the state, (N, H), and which positions are open.
+        """
+        span = self.spans[group]
+        which = (_lattice(opened, lattice) > group).ravel()
+        open_: np.ndarray | slice = slice(None) if which.all() else which
+        seen = state.hidden[lattice]
+        partial = _near(padded, KNOWN[lattice], lattice) @ self.known[lattice][group] if lattice else seen * 0
+        if lattice:
+            seen = seen + partial
+        seen = seen[open_]
+        weight = self.readout[span]
+        logits = seen @ weight[:, : self.size].T
+        logits += np.maximum(seen + self.group_bias[group], 0) @ weight[:, self.size :].T
+        logits += self.bias[span]
+        logits += state.codes[lattice][open_, : span.start] @ self.before[span, : span.start].T
+        return logits, partial, open_
+
+    def _ones(self, logits: np.ndarray) -> np.ndarray:
+        index = np.floor(logits * 2.0 ** (STEP_BITS - 2 * SCALE_BITS))
+        reach = REACH << STEP_BITS
+        return self.table[(np.clip(index, -reach, reach) + reach).astype(np.int64)]
+
+    def _advance(self, state: BitState, group: int, padded: np.ndarray, partials: list[np.ndarray]) -> None:
+        """Put a finished group into the state."""
+        inner = padded[1:-1, 1:-1]
+        for lattice, hidden in enumerate(state.hidden):
+            if lattice:
+                hidden += partials[lattice]
+            hidden += _near(padded, REST[lattice], lattice) @ self.rest[lattice][group]
+            own = _lattice(inner, lattice)
+            state.codes[lattice][:, self.spans[group]] = own.reshape(-1, own.shape[-1])
+        state.group = group + 1
+
+
+def _lattice(values: np.ndarray, lattice: int) -> np.ndarray:
+    row, column = LATTICES[lattice]
+    return values[row::2, column::2]
+
+
+def _near(padded: np.ndarray, taps: Sequence[int], lattice: int) -> np.ndarray:
+    """Return (N, taps x size): a group's bits around each position of a lattice."""
+    height, width = padded.shape[0] - 2, padded.shape[1] - 2
+    parts = [
+        _lattice(padded[1 + y : 1 + y + height, 1 + x : 1 + x + width], lattice)
+        for y, x in (TAPS[t] for t in taps)
+    ]
+    found = np.concatenate(parts, axis=2)
+    return found.reshape(-1, found.shape[2])
+
+
+# -------------------------------------------------------------------------- importance map
+
+
+def write_levels(levels: np.ndarray, tables: np.ndarray, middle: int, writer: Writer) -> None:
+    """Code a map (h, w); `middle` predicts its anchors. `tables`: (P, S, L, L) uint16."""
+    count = tables.shape[-1]
+    for number, rows, columns, near in level_passes(*levels.shape):
+        shares = _shares(levels, tables, middle, number, rows, near, count)
+        writer.put_levels(levels[rows, columns], shares)
+
+
+def read_levels(height: int, width: int, tables: np.ndarray, middle: int, reader: Reader) -> np.ndarray:
+    """Decode a map (h, w) int64."""
+    count = tables.shape[-1]
+    levels = np.zeros((height, width), np.int64)
+    for number, rows, columns, near in level_passes(height, width):
+        levels[rows, columns] = reader.get_levels(_shares(levels, tables, middle, number, rows, near, count))
+    return levels
+
+
+def _shares(levels, tables, middle, number, rows, near, count) -> np.ndarray:
+    if near:
+        predicted, spread = level_context(np.stack([levels[pair] for pair in near]), count)
+    else:
+        predicted, spread = np.full(len(rows), middle), np.zeros(len(rows), np.int64)
+    return tables[number, spread, predicted].astype(np.float64)

@@ -1,0 +1,182 @@
+"""Read any photograph as 8-bit sRGB, or refuse it with a sentence; write PNG atomically."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from mcml.base.config import DataError, is_seen
+from mcml.base.results import atomic_write, read_bytes
+
+EXTENSIONS = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("png", "jpg", "jpeg", "jpe", "jp2", "j2k", "webp", "avif", "jxl"),
+        *("tif", "tiff", "bmp", "ppm", "pgm", "pnm", "gif"),
+    )
+)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a file as the sRGB picture that a colour-managed viewer shows.
+
+    Grey, palette, 16-bit grey and CMYK are converted, an embedded ICC profile is applied,
+    the EXIF orientation is followed. What has no single right reading is refused: partly
+    transparent pictures, animations, CMYK without a profile, floating-point pixels, and
+    colour of 16 bits a channel in PNG, TIFF and PPM (Pillow would cut it to 8 without a word).
+    JPEG 2000, JPEG XL and AVIF files deeper than 8 bits are rounded to 8 by their decoders;
+    a PNG's gamma chunk without a profile is not applied.
+
+    Args:
+        path: a file in a format that Pillow reads (JPEG XL through its plugin).
+
+    Returns:
+        (H, W, 3) uint8, sRGB, 0..255.
+
+    Raises:
+        DataError: naming the file and the reason.
+    """
+    path = Path(path)
+    return decode_image(read_bytes(path), str(path))
+
+
+def decode_image(raw: bytes, name: str = "image") -> np.ndarray:
+    """Decode the bytes of an image file as `read_image` does; `name` stands in its errors."""
+    if raw[:2] == b"\xff\x0a" or raw[4:8] == b"JXL ":
+        import pillow_jxl  # noqa: F401  (registers JPEG XL with Pillow)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(raw)) as image:
+                if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                    raise DataError(f"{name}: holds {image.n_frames} frames; give a single picture")
+                if _cut_by_pillow(image, raw):
+                    raise DataError(f"{name}: 16 bits per channel, or an odd depth: save it with 8 bits")
+                image.load()
+                return np.array(_to_srgb(image, name))
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: not an image that can be read here") from error
+    except (OSError, RuntimeError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{name}: damaged or not readable as an image ({reason})") from error
+
+
+def _cut_by_pillow(image: Image.Image, raw: bytes) -> bool:
+    """Say whether Pillow would silently keep only the upper 8 bits of each sample."""
+    if image.format == "PNG":  # IHDR: bit depth, then colour type; grey alone keeps 16 bits
+        return raw[24] == 16 and raw[25] != 0
+    if image.format == "TIFF":  # bits of each sample, and whether 0 is white
+        depths = set(image.tag_v2.get(258, (8,)))
+        inverted = image.tag_v2.get(262) == 0
+        grey16 = depths == {16} and image.mode.startswith("I;16") and not inverted
+        return not (depths <= {1, 2, 4, 8} or grey16 or image.mode in ("I", "F"))
+    if image.format == "PPM":
+        header = re.match(rb"P[36](?:\s|#.*\n)+\d+(?:\s|#.*\n)+\d+(?:\s|#.*\n)+(\d+)", raw)
+        return header is not None and int(header[1]) > 255
+    return False
+
+
+def _to_srgb(image: Image.Image, name: str) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    grey16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    image = _flatten(ImageOps.exif_transpose(image), name, grey16)
+    if image.mode == "CMYK" and not profile:
+        raise DataError(f"{name}: CMYK without an ICC profile has no defined colours; convert it to sRGB")
+    if profile:
+        image = _apply_profile(image, profile, name)
+    return image.convert("RGB")
+
+
+def _flatten(image: Image.Image, name: str, grey16: bool) -> Image.Image:
+    """Reduce a mode to one of L, RGB or CMYK with 8 bits, without losing anything visible."""
+    if grey16:
+        wide = np.asarray(image, dtype=np.float64)
+        if np.any(wide == image.info.get("transparency", -1)):
+            raise DataError(f"{name}: has transparent pixels; flatten it on a background first")
+        return Image.fromarray(np.round(wide / 257).astype(np.uint8))
+    if image.mode in ("PA", "P", "LA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema()[0] < 255:
+            raise DataError(f"{name}: has transparent pixels; flatten it on a background first")
+        return rgba.convert("L" if image.mode in ("LA", "La") else "RGB")
+    if image.mode in ("I", "F", "LAB", "HSV"):
+        raise DataError(f"{name}: pixels of mode {image.mode} are not supported; save it as 8-bit sRGB")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+
+
+def _apply_profile(image: Image.Image, profile: bytes, name: str) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
+            image = image.convert("RGB")  # grey pixels under a colour profile: common, and well defined
+        to_srgb = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            image.mode,
+            "RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        if image.mode == "RGB":
+            axis = np.linspace(0, 255, 9).round().astype(np.uint8)
+            cube = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(27, 27, 3)
+            moved = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), to_srgb))
+            if np.abs(moved.astype(int) - cube).max() <= 1:
+                return image  # sRGB under whatever name: the engine would only add rounding
+        return ImageCms.applyTransform(image, to_srgb)
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise DataError(f"{name}: its ICC profile cannot be applied to {image.mode} pixels") from error
+
+
+def check_rgb8(image: np.ndarray, name: str = "image") -> np.ndarray:
+    """Return `image` if it is a non-empty (H, W, 3) uint8 array, else raise `DataError`."""
+    if (
+        not isinstance(image, np.ndarray)
+        or image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or image.size == 0
+    ):
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"{name}: expected (H, W, 3) uint8 sRGB, got {got}")
+    return image
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 sRGB as PNG, atomically."""
+    buffer = io.BytesIO()
+    Image.fromarray(check_rgb8(image)).save(buffer, "PNG")
+    atomic_write(Path(path), buffer.getvalue())
+
+
+def check_stems(paths: Sequence[Path]) -> None:
+    """Raise `DataError` if two files have one stem: tables tell images by it."""
+    stems = [path.stem for path in paths]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise DataError(
+            f"two images are named {', '.join(twice)}: rename one, tables tell images by their stem"
+        )
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Return the image files directly inside `folder`, hidden ones left out, sorted by name.
+
+    Raises:
+        DataError: if the folder is missing or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    paths = sorted(p for p in folder.iterdir() if is_seen(p, EXTENSIONS))
+    if not paths:
+        raise DataError(f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))})")
+    return paths

@@ -1,0 +1,293 @@
+"""Data sets by name, verified by hash, and splits that near-duplicates cannot leak through."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcml.base.config import DataError, UsageError, choose, repo_root
+from mcml.base.results import sha256
+from mcml.data.images import check_stems, list_images, read_image
+
+NEAR_DUPLICATE = 10  # bits of 64 by which perceptual hashes of "the same" picture may differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """A named list of image files.
+
+    Attributes:
+        name: registered name, or the folder's name.
+        paths: files in a fixed order; an image's name in tables is its file's stem.
+        entry: the set's name in the registry; empty for a user's own folder, whatever its name.
+        title, licence, source: for people; "not stated" for a user's own folder.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    entry: str = ""
+    title: str = "images of a folder"
+    licence: str = "not stated"
+    source: str = "a folder of the user's"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the file names and their bytes: equal digests, equal data."""
+        lines = (f"{path.name} {sha256(path)}\n" for path in sorted(self.paths, key=lambda p: p.name))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def read(self, name: str) -> np.ndarray:
+        """Read one image by its name (file stem) as (H, W, 3) uint8 sRGB."""
+        choose("image", name, [path.stem for path in self.paths])
+        return read_image(next(path for path in self.paths if path.stem == name))
+
+
+@cache
+def registry() -> dict[str, dict[str, Any]]:
+    """Return ``data/registry.toml``."""
+    return tomllib.loads((repo_root() / "data" / "registry.toml").read_text("utf-8"))
+
+
+def data_folders() -> list[Path]:
+    """Return the folders of ``MCML_DATA`` (several are separated as in ``PATH``).
+
+    A relative one counts from the current folder or, failing that, from the checkout,
+    so that a notebook and the command line mean the same folder.
+
+    Raises:
+        DataError: if it is set and none of its folders exists.
+    """
+    value = os.environ.get("MCML_DATA", "")
+    folders = [Path(part).expanduser() for part in value.split(os.pathsep) if part]
+    folders = [f if f.is_dir() or f.is_absolute() else repo_root() / f for f in folders]
+    if folders and not any(f.is_dir() for f in folders):
+        raise DataError(f"MCML_DATA is '{value}': no such folder")
+    return folders
+
+
+def image_set(dataset: str, max_images: int = 0) -> ImageSet:
+    """Find a data set and check its files against the registry.
+
+    Args:
+        dataset: ``embedded``, ``kodak``, ``train``, ``valid``, or a folder of images.
+        max_images: keep only the first so many; 0 keeps all.
+
+    Raises:
+        UsageError: if the name is neither registered nor a folder, or `max_images` negative.
+        DataError: if the data are missing or differ from what the registry says.
+    """
+    if max_images < 0:
+        raise UsageError(f"max_images {max_images}: expected a whole number from 0")
+    if dataset not in registry():
+        folder = Path(dataset).expanduser()
+        if not dataset or not folder.is_dir():
+            if folder.is_file():
+                raise DataError(f"{dataset} is a file: give the folder that holds it")
+            if os.sep in dataset:
+                raise DataError(f"{dataset}: no such folder of images")
+            try:
+                choose("data set", dataset, registry())
+            except UsageError as error:
+                raise UsageError(f"{error}, or a folder of images") from None
+        found = ImageSet(name=folder.resolve().name, paths=tuple(list_images(folder)))
+    else:
+        entry = registry()[dataset]
+        paths = {"embedded": _embedded, "kodak": _kodak}.get(dataset, lambda: _under_mcml_data(dataset))()
+        about = {key: entry[key] for key in ("title", "licence", "source")}
+        found = ImageSet(name=dataset, entry=dataset, paths=tuple(paths), **about)
+    check_stems(found.paths)
+    if "digest" in registry().get(found.entry, {}) and not is_registered(found):
+        # a folder of that name with other pictures in it: the registry does not speak for them
+        found = ImageSet(name=found.name, paths=found.paths)
+    if not max_images:
+        return found
+    return ImageSet(**{**vars(found), "paths": found.paths[:max_images]})
+
+
+def describe(found: ImageSet) -> list[dict[str, Any]]:
+    """Return a row an image: name, size, megapixels, kind of file, licence, start of its SHA-256."""
+    entries = {Path(file["path"]).name: file for file in registry().get(found.entry, {}).get("files", ())}
+    rows = []
+    for path in found.paths:
+        height, width = read_image(path).shape[:2]
+        rows.append(
+            {
+                "image": path.stem,
+                "width": width,
+                "height": height,
+                "megapixels": width * height / 1e6,
+                "file": path.suffix.lstrip(".").upper(),
+                "licence": entries.get(path.name, {}).get("licence", found.licence),
+                "sha256": sha256(path)[:12],
+            }
+        )
+    return rows
+
+
+def is_registered(found: ImageSet) -> bool:
+    """Say whether a whole set has the digest that the registry holds for its name."""
+    entry = registry().get(found.entry, {})
+    if "files" in entry:
+        return len(found.paths) == len(entry["files"])  # each was verified when the set was found
+    return entry.get("digest") == found.digest
+
+
+def _verify(path: Path, expected: str) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path}: missing; the registry expects it")
+    if sha256(path) != expected:
+        raise DataError(
+            f"{path}: differs from the registered file (SHA-256 {expected[:12]}...); "
+            "restore it, or give the folder itself to use it as images of your own"
+        )
+    return path
+
+
+def _embedded() -> list[Path]:
+    paths = []
+    for file in registry()["embedded"]["files"]:
+        spec = importlib.util.find_spec(file["package"])
+        if spec is None or spec.origin is None:
+            raise DataError(f"{file['package']} is not installed: the embedded photographs are part of it")
+        paths.append(_verify(Path(spec.origin).parent / file["path"], file["sha256"]))
+    return paths
+
+
+def _under_mcml_data(name: str) -> list[Path]:
+    for folder in data_folders():
+        if (folder / name).is_dir():
+            return list_images(folder / name)
+    where = ", ".join(map(str, data_folders())) or "MCML_DATA is not set"
+    raise DataError(
+        f"data set '{name}' not found ({where}): set MCML_DATA to the folder that holds '{name}/'"
+    )
+
+
+def _kodak() -> list[Path]:
+    files = registry()["kodak"]["files"]
+    for folder in data_folders():
+        if (folder / files[0]["path"]).is_file():
+            raise DataError(f"MCML_DATA names {folder}, which holds the pictures: name the folder above it")
+        if (folder / "kodak").is_dir():
+            return [_verify(folder / "kodak" / file["path"], file["sha256"]) for file in files]
+    import pooch
+    import requests
+
+    fetcher = pooch.create(
+        path=pooch.os_cache("mcml") / "kodak",
+        base_url=registry()["kodak"]["source"],
+        registry={file["path"]: f"sha256:{file['sha256']}" for file in files},
+        retry_if_failed=2,
+    )
+    pooch.get_logger().setLevel("WARNING")
+    bar = sys.stderr.isatty()
+    try:
+        return [Path(fetcher.fetch(file["path"], progressbar=bar)) for file in files]
+    except (OSError, ValueError, requests.RequestException) as error:
+        raise DataError(
+            f"data set 'kodak' is not under MCML_DATA and cannot be downloaded from {fetcher.base_url} "
+            f"({type(error).__name__}): set MCML_DATA to a folder that holds kodak/kodim01.png to kodim24.png"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------- splits
+
+
+def perceptual_hashes(paths: Sequence[Path]) -> np.ndarray:
+    """Return each image's 64-bit DCT hash and that of its mirror image: (n, 2, 64) bool."""
+    import imagehash
+    from PIL import Image
+
+    def one(path: Path) -> list[np.ndarray]:
+        picture = read_image(path)
+        return [imagehash.phash(Image.fromarray(p)).hash.ravel() for p in (picture, picture[:, ::-1])]
+
+    return np.array([one(path) for path in paths])
+
+
+def near_duplicates(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which pairs look alike, mirrored copies included: (n, 2, 64), (m, 2, 64) to (n, m)."""
+    views = ((0, 0), (0, 1), (1, 0))  # as they are, and either one mirrored: the same both ways round
+    distances = [np.count_nonzero(hashes[:, None, i] != others[None, :, j], axis=-1) for i, j in views]
+    return np.min(distances, axis=0) <= NEAR_DUPLICATE
+
+
+def check_disjoint(sets: Mapping[str, Sequence[Path]]) -> int:
+    """Check that no picture of one set is a near-duplicate of one in another.
+
+    Args:
+        sets: file lists by the name of their split.
+
+    Returns:
+        The number of pairs that were compared.
+
+    Raises:
+        DataError: naming the first pair that leaks.
+    """
+    hashes = {name: perceptual_hashes(paths) for name, paths in sets.items() if paths}
+    names, compared = list(hashes), 0
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            alike = near_duplicates(hashes[first], hashes[second])
+            compared += alike.size
+            if alike.any():
+                a, b = np.argwhere(alike)[0]
+                raise DataError(
+                    f"{first} and {second} share a picture: {sets[first][a].name} and {sets[second][b].name}"
+                    " look alike; remove one"
+                )
+    return compared
+
+
+def split_images(
+    paths: Sequence[Path], seed: int, valid: float = 0.1, test: float = 0.1
+) -> dict[str, list[Path]]:
+    """Split files into train, valid and test; near-duplicates always stay together.
+
+    Groups of look-alikes are ordered by a hash of the seed and their content, so the
+    split depends on neither file names' order nor the machine.
+
+    Args:
+        paths: image files.
+        seed: another seed, another split.
+        valid, test: shares of the groups, in [0, 1); each gets at least one group if
+            its share is above 0 and there are three groups or more.
+
+    Raises:
+        UsageError: if the shares leave nothing for training.
+    """
+    if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
+        raise UsageError(f"shares valid={valid}, test={test}: expected at least 0 each and below 1 together")
+    if not paths:
+        raise DataError("no images to split")
+    hashes = perceptual_hashes(paths)
+    group = np.arange(len(paths))  # label of each image's group: its smallest member
+    for a, b in np.argwhere(near_duplicates(hashes, hashes)):
+        group[group == max(group[a], group[b])] = min(group[a], group[b])
+    groups = [[paths[i] for i in np.flatnonzero(group == label)] for label in np.unique(group)]
+    groups.sort(key=lambda members: min(sha256(f"{seed} {sha256(p)}".encode()) for p in members))
+    least = 1 if len(groups) >= 3 else 0
+    n_valid = max(round(valid * len(groups)), least) if valid else 0
+    n_test = max(round(test * len(groups)), least) if test else 0
+    if n_valid + n_test >= len(groups):
+        raise UsageError(
+            f"shares valid={valid}, test={test} of {len(groups)} different pictures leave none for training"
+        )
+    parts = {
+        "valid": groups[:n_valid],
+        "test": groups[n_valid : n_valid + n_test],
+        "train": groups[n_valid + n_test :],
+    }
+    return {
+        name: sorted(p for members in parts[name] for p in members) for name in ("train", "valid", "test")
+    }

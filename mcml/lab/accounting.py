@@ -1,0 +1,250 @@
+"""What learned files consist of and cost: bits by stream, estimates against bytes, seconds by phase."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcml.codec import container as bitstream
+from mcml.codec import interface as codecs
+from mcml.codec.interface import bits_per_pixel, encode_at_bpp, get_codec
+from mcml.codec.learned import LearnedCodec
+from mcml.codec.tiles import unpack
+from mcml.lab.evaluate import side_by_side
+from mcml.metrics import distortion as metrics
+from mcml.metrics.color import rgb_to_lab, rgb_to_ycbcr
+
+PLANES = ("Y", "Cb", "Cr")
+
+
+def bit_rows(
+    coder: LearnedCodec,
+    images: Mapping[str, np.ndarray],
+    qualities: Sequence[float],
+    kinds: Sequence[str] = ("flat", "adaptive"),
+) -> list[dict[str, Any]]:
+    """Count what each part of each file takes, before and after entropy coding.
+
+    Args:
+        coder: a learned codec.
+        images: (H, W, 3) uint8 by name.
+        qualities: percentages of luma's groups.
+        kinds: "flat" (no importance map is sent) and "adaptive" (maps are sent).
+
+    Returns:
+        Rows of image, kind, quality, part, raw_bits, coded_bits, file_bits, pixels. A part is a
+        stream or "<stream> map" (coded_bits: an ideal coder's), or "framing" (header, lengths and
+        checksums), or "coder" (what the range coder adds to the ideal); the last two have no raw_bits.
+        The parts' coded_bits sum to file_bits.
+    """
+    rows = []
+    for name, image in images.items():
+        pieces, _ = coder.analyse(image)
+        for kind, quality in product(kinds, qualities):
+            found = coder.pack(image.shape[:2], pieces, quality, adaptive=kind == "adaptive")
+            size, framing = 8 * len(found.data), 8 * framing_bytes(found.data)
+            parts = {part: (found.raw_bits[part], bits) for part, bits in found.ideal_bits.items()}
+            parts["framing"] = (0.0, framing)
+            parts["coder"] = (0.0, size - framing - sum(found.ideal_bits.values()))
+            key = {"image": name, "kind": kind, "quality": quality}
+            about = {"file_bits": size, "pixels": image.shape[0] * image.shape[1]}
+            for part, (raw, bits) in parts.items():
+                rows.append({**key, "part": part, "raw_bits": raw, "coded_bits": bits, **about})
+    return rows
+
+
+def file_totals(rows: Sequence[Mapping[str, Any]], slack: float = 0.01) -> list[dict[str, Any]]:
+    """Compare each file of `bit_rows` with its estimate.
+
+    Returns:
+        Rows of image, kind, quality, ideal_bytes, framing_bytes, file_bytes and holds: the file is
+        its estimate, give or take `slack` of it, a last word of 4 bytes a chunk, and the framing.
+    """
+    files: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        files.setdefault((row["image"], row["kind"], row["quality"]), []).append(row)
+    found = []
+    for (image, kind, quality), parts in files.items():
+        bits = {row["part"]: row["coded_bits"] for row in parts}
+        framing, coder = bits.pop("framing"), bits.pop("coder")
+        ideal = sum(bits.values())
+        found.append(
+            {
+                "image": image,
+                "kind": kind,
+                "quality": quality,
+                "ideal_bytes": ideal / 8,
+                "framing_bytes": framing / 8,
+                "file_bytes": parts[0]["file_bits"] // 8,
+                "holds": bool(-slack * ideal <= coder <= slack * ideal + 32 * len(bits)),
+            }
+        )
+    return found
+
+
+def framing_bytes(data: bytes) -> int:
+    """Return a learned file's bytes outside its chunks' contents: header, lengths, checksums."""
+    _, chunks = bitstream.read(data)
+    return len(data) - sum(len(chunk) for chunk in chunks)
+
+
+def integers_survive(coder: LearnedCodec, image: np.ndarray, quality: float, *, adaptive: bool) -> bool:
+    """Say whether a file gives back each opened bit and each level that the encoder meant."""
+    pieces, _ = coder.analyse(image)
+    data = coder.pack(image.shape[:2], pieces, quality, adaptive=adaptive).data
+    header, chunks = bitstream.read(data)
+    tiles, _ = coder.coder.read(header, chunks, False, None)
+    for piece, tile, place in zip(pieces, tiles, header.tiles(), strict=True):
+        for key, (packed, opened) in tile.items():
+            level = (
+                coder.coder.adaptive(key, piece.logits[key], quality)
+                if adaptive
+                else coder.coder.flat(header, key, place)
+            )
+            n = coder.coder.coders[key].n
+            mask = coder.coder.channel_groups(key) <= coder.coder.opened(key, level)[..., None]
+            if not np.array_equal(coder.coder.opened(key, level), opened):
+                return False
+            if not np.array_equal(unpack(packed, n) & mask, unpack(piece.bits[key], n) & mask):
+                return False
+    return True
+
+
+def same_chunks(first: bytes, second: bytes) -> bool:
+    """Say whether two learned files differ in nothing but the model's name and the checksums."""
+    return len(first) == len(second) and bitstream.read(first)[1] == bitstream.read(second)[1]
+
+
+def file_rows(
+    systems: Mapping[str, Path | str],
+    images: Mapping[str, np.ndarray],
+    qualities: Sequence[float],
+    *,
+    kinds: Sequence[str] = ("flat",),
+    workers: int = 0,
+    colors_only: bool = False,
+) -> list[dict[str, Any]]:
+    """Encode to files, decode and measure: a row for each system, kind, image and quality.
+
+    Args:
+        systems: model folders (or released names) by a name of theirs.
+        images: (H, W, 3) uint8 by name.
+        qualities: percentages of luma's groups.
+        kinds: "flat", "adaptive" or both, as in `bit_rows`.
+        workers: processes, 0 for as many as there are cores.
+        colors_only: leave out all metrics but PSNR by plane and CIEDE2000.
+
+    Returns:
+        Rows of codec (the system's name), kind, image, quality, file_bytes, bpp, ideal_bpp, raw_bpp,
+        psnr_Y, psnr_Cb, psnr_Cr, then the metrics' columns.
+    """
+    from joblib import delayed
+
+    jobs = list(product(systems.items(), kinds))
+    tasks = (delayed(_file_rows)(n, str(f), kind, images, qualities, colors_only) for (n, f), kind in jobs)
+    return [row for rows in side_by_side(tasks, workers, len(jobs)) for row in rows]
+
+
+def _file_rows(
+    name: str,
+    folder: str,
+    kind: str,
+    images: Mapping[str, np.ndarray],
+    qualities: Sequence[float],
+    colors_only: bool,
+) -> list[dict[str, Any]]:
+    import torch
+
+    torch.set_num_threads(1)
+    coder, rows = LearnedCodec(folder), []
+    for image_name, image in images.items():
+        pixels = image.shape[0] * image.shape[1]
+        pieces, _ = coder.analyse(image)
+        for quality in qualities:
+            found = coder.pack(image.shape[:2], pieces, quality, adaptive=kind == "adaptive")
+            decoded = coder.decode(found.data)
+            rows.append(
+                {
+                    "codec": name,
+                    "kind": kind,
+                    "image": image_name,
+                    "quality": quality,
+                    "file_bytes": len(found.data),
+                    "bpp": bits_per_pixel(found.data, image),
+                    "ideal_bpp": sum(found.ideal_bits.values()) / pixels,
+                    "raw_bpp": sum(found.raw_bits.values()) / pixels,
+                    **_planes(image, decoded),
+                    **(_colors(image, decoded) if colors_only else vars(metrics.compare(image, decoded))),
+                }
+            )
+    return rows
+
+
+def _planes(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+    error = np.mean((rgb_to_ycbcr(image) - rgb_to_ycbcr(decoded)) ** 2, axis=(0, 1))
+    return {f"psnr_{key}": metrics.psnr_from_mse(float(e)) for key, e in zip(PLANES, error, strict=True)}
+
+
+def _colors(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+    square = float(np.mean((image.astype(np.float64) - decoded) ** 2))
+    difference = metrics.ciede2000_map(rgb_to_lab(image), rgb_to_lab(decoded))
+    return {"psnr": metrics.psnr_from_mse(square), "ciede2000": float(difference.mean())}
+
+
+def time_codecs(
+    names: Sequence[str], image: np.ndarray, target_bpp: float, repeats: int = 5
+) -> list[dict[str, Any]]:
+    """Time encoding and decoding of one image at one rate, on one thread, codec after codec.
+
+    The quality is searched for beforehand, networks are loaded and run once before the clock
+    starts. Turns go round robin, so that a busy machine slows all codecs alike.
+
+    Args:
+        names: codecs.
+        image: (H, W, 3) uint8.
+        target_bpp: rate of all files.
+        repeats: of which the median counts.
+
+    Returns:
+        Rows of codec, direction ("encode", "decode"), phase ("networks", "entropy", or "all" of a
+        classical codec), seconds (median), bpp.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = {name: encode_at_bpp(get_codec(name), image, target_bpp) for name in names}
+        for name in names:
+            get_codec(name).decode(found[name].data)
+        spent: dict[tuple[str, str, str], list[float]] = {}
+        for _ in range(repeats):
+            for name in names:
+                for key, seconds in _once(get_codec(name), image, found[name].quality).items():
+                    spent.setdefault((name, *key), []).append(seconds)
+    finally:
+        torch.set_num_threads(threads)
+    return [
+        {"codec": name, "direction": direction, "phase": phase, "seconds": statistics.median(values),
+         "bpp": found[name].bpp}
+        for (name, direction, phase), values in spent.items()
+    ]  # fmt: skip
+
+
+def _once(coder: codecs.Codec, image: np.ndarray, quality: float) -> dict[tuple[str, str], float]:
+    if isinstance(coder, LearnedCodec):
+        encoded = coder.encode_detailed(image, quality)
+        decoded = coder.decode_detailed(encoded.data)
+        both = (("encode", encoded.seconds), ("decode", decoded.seconds))
+        return {(direction, phase): s for direction, of in both for phase, s in of.items()}
+    began = time.perf_counter()
+    data = coder.encode(image, quality)
+    middle = time.perf_counter()
+    coder.decode(data)
+    return {("encode", "all"): middle - began, ("decode", "all"): time.perf_counter() - middle}

@@ -1,0 +1,249 @@
+"""Any codec on any images: one tidy table of rates and distortions; rate savings from it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mcml.base.config import DataError, UsageError, choose
+from mcml.codec import interface as codecs
+from mcml.data.images import check_stems, read_image
+from mcml.metrics import distortion as metrics
+
+KEYS = ("image", "codec", "quality", "target_bpp", "bpp", "reached")
+HIGHER_IS_BETTER = frozenset({"psnr", "y_psnr", "ssim", "ms_ssim", "cmssim", "psnr_b"})
+LOWER_IS_BETTER = frozenset({"mse", "delta_e76", "ciede2000", "rgb_angle", "bias_block"})
+
+
+def evaluate(
+    paths: Sequence[Path],
+    codec_names: Sequence[str],
+    target_bpp: Sequence[float] | None = None,
+    *,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Encode, decode and measure every image with every codec, in parallel over both.
+
+    Args:
+        paths: image files; `image` in the table is a file's stem.
+        codec_names: see `mcml.codec.names`.
+        target_bpp: rates to search for; None takes each codec's default qualities.
+        workers: processes; 0 means one for each core.
+        progress: called with (done, total) after each image and codec.
+
+    Returns:
+        One row for each image, codec and rate: `KEYS`, then `mcml.metrics.COLUMNS`, in
+        the order of the arguments. `target_bpp` is NaN where none was asked for;
+        `reached` says whether `bpp` is within 2 % of it (True where none was asked for).
+
+    Raises:
+        UsageError: for an unknown codec or a rate that is not above 0.
+        DataError: for an unreadable image, or two images of one name.
+    """
+    for name in codec_names:
+        codecs.get_codec(name)
+    for target in target_bpp or ():
+        if not target > 0:
+            raise UsageError(f"target bpp {target}: expected a number above 0")
+    if target_bpp is not None and len(target_bpp) == 0:
+        raise UsageError("no rate to evaluate at: give some, or None for the codecs' own qualities")
+    jobs = [(path, name, target_bpp, None) for path in paths for name in codec_names]
+    return _run(jobs, workers, progress)
+
+
+def evaluate_qualities(
+    paths: Sequence[Path], codec_name: str, qualities: Sequence[float], *, workers: int = 0
+) -> pd.DataFrame:
+    """Like `evaluate`, with one codec at given qualities."""
+    if len(qualities) == 0:
+        raise UsageError("no quality to evaluate at")
+    return _run([(path, codec_name, None, qualities) for path in paths], workers, None)
+
+
+def _run(
+    jobs: list[tuple[Any, ...]], workers: int, progress: Callable[[int, int], None] | None
+) -> pd.DataFrame:
+    import joblib
+
+    check_stems(list(dict.fromkeys(job[0] for job in jobs)))
+    # Absolute: a pool that is used again may have been started in another folder.
+    jobs = [(Path(path).absolute(), *rest) for path, *rest in jobs]
+    rows: list[dict[str, Any]] = []
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        pool = joblib.Parallel(n_jobs=workers or -1, return_as="generator")
+        for count, result in enumerate(pool(joblib.delayed(_worker)(*job) for job in jobs), start=1):
+            rows += result
+            if progress:
+                progress(count, len(jobs))
+    return pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
+
+
+def side_by_side(tasks: Iterable[Any], workers: int, count: int) -> list[Any]:
+    """Run `joblib.delayed` calls in processes and return their results in order.
+
+    Args:
+        tasks: the calls.
+        workers: processes, 0 for as many as there are cores; 1 stays in this process.
+        count: how many calls there are: more processes are not started.
+    """
+    import joblib
+
+    with warnings.catch_warnings():  # loky starts a worker that has grown large anew, and says so
+        warnings.filterwarnings("ignore", message="A worker stopped")
+        return joblib.Parallel(n_jobs=min(workers or joblib.cpu_count(), count))(tasks)
+
+
+_watching = False
+
+
+def _worker(*job: Any) -> list[dict[str, Any]]:
+    """Run `evaluate_image` in a pool's process, which ends when its parent is killed."""
+    global _watching  # noqa: PLW0603  (one watcher a process)
+    if not _watching and multiprocessing.current_process().name != "MainProcess":
+        _watching = True
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    return evaluate_image(*job)
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def evaluate_image(
+    path: Path,
+    codec_name: str,
+    target_bpp: Sequence[float] | None = None,
+    qualities: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of one image and codec: at rates, at qualities, or at the codec's own."""
+    image, codec = read_image(path), codecs.get_codec(codec_name)
+    rows = []
+    for point in target_bpp or qualities or codec.qualities:
+        if target_bpp is None:
+            data = codec.encode(image, point)
+            key = {
+                "quality": point,
+                "target_bpp": np.nan,
+                "bpp": codecs.bits_per_pixel(data, image),
+                "reached": True,
+            }
+        else:
+            found = codecs.encode_at_bpp(codec, image, point)
+            data = found.data
+            key = {"quality": found.quality, "target_bpp": point, "bpp": found.bpp, "reached": found.reached}
+        row = metrics.compare(image, codec.decode(data))
+        rows.append({"image": path.stem, "codec": codec_name, **key, **vars(row)})
+    return rows
+
+
+def check_reach(table: pd.DataFrame) -> None:
+    """Raise `DataError` for a target that every file missed by a factor of 2 or more."""
+    for target, rows in table.dropna(subset="target_bpp").groupby("target_bpp"):
+        if (rows.bpp > 2 * target).all() or (rows.bpp < target / 2).all():
+            nearest = rows.loc[(rows.bpp / target).map(np.log).abs().idxmin()]
+            raise DataError(
+                f"target {target:g} bpp is out of reach: the nearest file has {nearest.bpp:.3f} bpp "
+                f"({nearest.codec} on {nearest.image})"
+            )
+
+
+def misses(table: pd.DataFrame) -> list[str]:
+    """Return a sentence for each codec and target that was missed by more than 2 % somewhere."""
+    sentences = []
+    for (name, target), rows in table[~table.reached.astype(bool)].groupby(
+        ["codec", "target_bpp"], sort=False
+    ):
+        off = 100 * (rows.bpp / target - 1)
+        sentences.append(
+            f"{name} missed {target:g} bpp by more than 2 % on {len(rows)} image(s) "
+            f"({off.min():+.1f} to {off.max():+.1f} %): its quality steps are coarse or end there"
+        )
+    return sentences
+
+
+def mean_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over images of each codec and rate, in order of appearance.
+
+    Infinite and NaN values are left out as in `mcml.metrics.mean_row`; `images` counts
+    the rows and `identical` those without any difference.
+    """
+    by = ["codec", "target_bpp"] if table.target_bpp.notna().all() else ["codec", "quality"]
+    rows = []
+    for key, group in table.groupby(by, sort=False):
+        mean = metrics.mean_row(group.drop(columns=["image", "reached", *by]).to_dict("records"))
+        rows.append(dict(zip(by, key, strict=True)) | mean)
+    return pd.DataFrame(rows)
+
+
+def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
+    """Bjontegaard rate difference of each codec to an anchor at equal `column`.
+
+    Piecewise cubic (PCHIP) interpolation of log rate by the `bjontegaard` package, over
+    the range of `column` that both curves cover.
+
+    Args:
+        means: `mean_table`'s result with at least two rates for each codec.
+        anchor: a codec in it.
+        column: a distortion, for instance ``psnr`` or ``ciede2000``.
+
+    Returns:
+        Rows of `codec`, `anchor`, `column`, `bd_rate_percent` (negative: fewer bits than
+        the anchor; NaN without overlap) and `overlap` (share of the union of both ranges).
+    """
+    import bjontegaard
+
+    if anchor not in set(means.codec):
+        raise UsageError(f"BD-rate anchor '{anchor}' is not in the table")
+    choose("column for BD-rate", column, HIGHER_IS_BETTER | LOWER_IS_BETTER)
+    sign = -1 if column in LOWER_IS_BETTER else 1
+
+    def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
+        points = means[(means.codec == name) & np.isfinite(means[column])].sort_values("bpp")
+        quality = sign * points[column].to_numpy()
+        rising = np.append(True, np.diff(np.maximum.accumulate(quality)) > 0)
+        return points.bpp.to_numpy()[rising], quality[rising]
+
+    rate_a, quality_a = curve(anchor)
+    rows = []
+    for name in means.codec.unique():
+        rate, quality = curve(name)
+        low = high = union = 0.0
+        if len(quality) and len(quality_a):
+            low, high = max(quality.min(), quality_a.min()), min(quality.max(), quality_a.max())
+            union = max(quality.max(), quality_a.max()) - min(quality.min(), quality_a.min())
+        percent = np.nan
+        if high > low and min(len(rate), len(rate_a)) >= 2:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it warns of a small overlap, which is a column here
+                percent = bjontegaard.bd_rate(
+                    rate_a,
+                    quality_a,
+                    rate,
+                    quality,
+                    method="pchip",
+                    require_matching_points=False,
+                    min_overlap=0,
+                )
+        overlap = max(high - low, 0) / union if union > 0 else 0.0
+        rows.append(
+            {
+                "codec": name,
+                "anchor": anchor,
+                "column": column,
+                "bd_rate_percent": percent,
+                "overlap": overlap,
+            }
+        )
+    return pd.DataFrame(rows)

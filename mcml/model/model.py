@@ -1,0 +1,264 @@
+"""The variants: luma, independent, fusion (the poster) and rgb, of one or three streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mcml.base.config import UsageError
+from mcml.metrics.color import RGB_TO_YCBCR, YCBCR_TO_RGB
+from mcml.model.networks import STRIDE, Decoder, Encoder, ImportanceHead
+from mcml.model.quantization import binarize, channel_groups, importance_levels, masked_bits, nested_mask
+from mcml.model.rate import BITS_PER_NAT, BitModel, LevelModel, bits_of
+from mcml.model.settings import STREAMS, VARIANTS, ModelConfig, StreamConfig
+
+__all__ = [
+    "STREAMS", "VARIANTS", "Model", "ModelConfig", "ModelOutput", "Stream", "StreamConfig", "StreamOutput",
+    "build", "pad_to_multiple",
+]  # fmt: skip
+
+
+class StreamOutput(NamedTuple):
+    """What one stream sends and shows; h = H/8, w = W/8, H and W after padding.
+
+    Attributes:
+        x_hat: (B, C, H, W) reconstruction in the plane's unit, about [-0.5, 0.5], or None where
+            only the code was asked for. Cropped to the input's size.
+        bits: (B, n, h, w) in {0, 1}.
+        importance: (B, 1, h, w) p in (0, 1); 1 where nothing is masked.
+        level: (B, h, w) int64, Q in 0..L-1.
+        mask: (B, n, h, w) in {0, 1}.
+        code: (B, n, h, w) masked bits in {-1, 0, +1}.
+        estimated_bits: (B,) of an ideal coder with the stream's own context model.
+    """
+
+    x_hat: Tensor | None
+    bits: Tensor
+    importance: Tensor
+    level: Tensor
+    mask: Tensor
+    code: Tensor
+    estimated_bits: Tensor
+
+
+class ModelOutput(NamedTuple):
+    """Decoded image (B, 3, H, W) RGB in about [0, 1], streams by key, rate (B,) in bits a pixel.
+
+    `x_hat` is None unless every stream was decoded; the `luma` variant gives grey.
+    """
+
+    x_hat: Tensor | None
+    streams: dict[str, StreamOutput]
+    estimated_bpp: Tensor
+
+
+class Stream(nn.Module):
+    """One plane's encoder, compression module, decoder and context models."""
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        channels: int = 1,
+        *,
+        luma_channels: int = 0,
+        luma_is_code: bool = True,
+        context_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        shared: dict[str, Any] = {
+            "groups": config.groups, "blocks": config.blocks, "trunk_stride": config.trunk_stride,
+        }  # fmt: skip
+        self.encoder = Encoder(channels, config.width, config.code_channels, stem=config.stem, **shared)
+        self.importance = ImportanceHead(config.width) if config.importance == "adaptive" else None
+        self.decoder = Decoder(
+            channels, config.width, config.code_channels,
+            luma_channels=luma_channels, luma_is_code=luma_is_code, tail=0 if luma_channels else 1, **shared,
+        )  # fmt: skip
+        self.register_buffer("groups", channel_groups(config.even_groups()))
+        # Coded bits a position with every group open, and their ratio to the first stream's.
+        self.register_buffer("full_bits", torch.tensor(float(config.code_channels)))
+        self.register_buffer("rate_weight", torch.tensor(1.0))
+        self.bit_model = BitModel(self.groups, config.levels, context_channels)
+        self.level_model = LevelModel(config.levels)
+
+    def set_groups(self, sizes: Sequence[int]) -> None:
+        """Give the nested code other group sizes; they must sum to its channels."""
+        if len(sizes) != self.config.group_count or sum(sizes) != self.config.code_channels:
+            raise UsageError(
+                f"{len(sizes)} groups of {sum(sizes)} bits: expected {self.config.group_count} groups "
+                f"of {self.config.code_channels}"
+            )
+        self.groups.copy_(channel_groups(sizes))
+        self.bit_model.set_groups(self.groups)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.bit_model.set_groups(self.groups)  # their masks are not stored
+
+    def encoder_learns(self) -> bool:
+        """Return whether any weight before the binarizer is being trained."""
+        heads = [self.encoder] if self.importance is None else [self.encoder, self.importance]
+        return any(p.requires_grad for head in heads for p in head.parameters())
+
+    def encode(self, plane: Tensor, dial: Tensor, flat: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return bits (B, n, h, w) and importance p (B, 1, h, w).
+
+        Args:
+            plane: (B, C, H, W) in [-0.5, 0.5], sides multiples of 8.
+            dial: (B,) bias on the importance logit.
+            flat: (B,) true where the map is the dial's level everywhere.
+        """
+        features, e = self.encoder(plane)
+        logit = torch.zeros(len(plane), 1, *features.shape[-2:], device=plane.device)
+        if self.config.importance == "none":
+            return binarize(e), logit + 1
+        if self.importance is not None:
+            logit = self.importance(features)
+            if flat is not None:
+                logit = torch.where(flat.view(-1, 1, 1, 1), 0.0, logit)
+        return binarize(e), torch.sigmoid(logit + dial.view(-1, 1, 1, 1))
+
+    def mask(self, importance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return levels (B, h, w) and mask (B, n, h, w) of an importance map."""
+        config = self.config
+        level = importance_levels(importance, config.levels).squeeze(1)
+        return level, nested_mask(importance, self.groups, config.levels, keep_first=config.keep_first)
+
+    def estimated_bits(self, bits: Tensor, level: Tensor, mask: Tensor, other: Tensor | None) -> Tensor:
+        """Return the ideal code length (B,) in bits; gradients reach the context models only."""
+        bits, mask = bits.detach(), mask.detach()
+        logits = self.bit_model(masked_bits(bits, mask), level, other)
+        total = bits_of(logits, bits, mask)
+        if self.config.importance == "adaptive":
+            total = total + self.level_model(level).sum(dim=(1, 2)) * BITS_PER_NAT
+        return total
+
+
+class Model(nn.Module):
+    """RGB image -> streams -> RGB image.
+
+    rgb -- YCbCr --+-- Y ---- encoder - binarizer * mask(importance + dial) --+-- decoder ---------- Y^
+                   +-- Cb --- encoder - binarizer * mask -- concatenation <---+-- fusion decoder --- Cb^
+                   +-- Cr --- encoder - binarizer * mask -- concatenation <---+-- fusion decoder --- Cr^
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        luma_bits = config.luma.code_channels
+        self.streams = nn.ModuleDict()
+        for key in config.streams:
+            is_color = key in ("Cb", "Cr")
+            fused = is_color and config.variant == "fusion"
+            luma = (luma_bits if config.fuse == "codes" else config.luma.width) if fused else 0
+            self.streams[key] = Stream(
+                config.stream(key),
+                channels=3 if key == "RGB" else 1,
+                luma_channels=luma,
+                luma_is_code=config.fuse == "codes",
+                context_channels=luma_bits if is_color else 0,
+            )
+        # lambda(p) = scale exp(-decay p), in the loss's units; a training run's start sets it.
+        self.register_buffer("rate_slope", torch.tensor([11.0, 1.0]))
+        self.register_buffer("to_ycbcr", torch.tensor(RGB_TO_YCBCR, dtype=torch.float32), persistent=False)
+        self.register_buffer("to_rgb", torch.tensor(YCBCR_TO_RGB, dtype=torch.float32), persistent=False)
+
+    def lmbda(self, dial: Tensor) -> Tensor:
+        """Return the rate's weight that belongs to a dial: (B,) to (B,)."""
+        return self.rate_slope[0] * torch.exp(-self.rate_slope[1] * torch.sigmoid(dial))
+
+    def planes(self, rgb: Tensor) -> dict[str, Tensor]:
+        """Split (B, 3, H, W) RGB in [0, 1] into planes (B, C, H, W) in [-0.5, 0.5] by stream."""
+        if self.config.variant == "rgb":
+            return {"RGB": rgb - 0.5}
+        ycbcr = torch.einsum("kc,bchw->bkhw", self.to_ycbcr.to(rgb.dtype), rgb)
+        return {
+            key: ycbcr[:, i : i + 1] - (0.5 if key == "Y" else 0.0)  # chroma is centred as it is
+            for i, key in enumerate(("Y", "Cb", "Cr"))
+            if key in self.config.streams
+        }
+
+    def join(self, planes: Mapping[str, Tensor]) -> Tensor:
+        """Invert `planes`, unclipped; without colour planes the image is grey."""
+        if "RGB" in planes:
+            return planes["RGB"] + 0.5
+        luma = planes["Y"] + 0.5
+        if "Cb" not in planes:
+            return luma.expand(-1, 3, -1, -1)
+        ycbcr = torch.cat([luma, planes["Cb"], planes["Cr"]], dim=1)
+        return torch.einsum("ck,bkhw->bchw", self.to_rgb.to(luma.dtype), ycbcr)
+
+    def forward(
+        self,
+        rgb: Tensor,
+        dial: Tensor | float,
+        *,
+        decode: Sequence[str] | None = None,
+        estimate: bool = True,
+        flat: Tensor | None = None,
+    ) -> ModelOutput:
+        """Encode, quantise and decode.
+
+        Args:
+            rgb: (B, 3, H, W) in [0, 1], any size.
+            dial: b, one number or (B,); larger keeps more bits at each position.
+            decode: stream keys to decode, all by default; the others give codes only.
+            estimate: False leaves `estimated_bits` at zero and saves the context models' work.
+            flat: (B,) true where all maps are the dial's level everywhere.
+        """
+        padded, size = pad_to_multiple(rgb, STRIDE)
+        dial = torch.as_tensor(dial, dtype=torch.float32, device=rgb.device).expand(len(rgb))
+        decode = self.config.streams if decode is None else decode
+        outputs: dict[str, StreamOutput] = {}
+        for key, plane in self.planes(padded).items():
+            stream = self.streams[key]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and stream.encoder_learns()):
+                bits, importance = stream.encode(plane, dial, flat)
+                level, mask = stream.mask(importance)
+            code = masked_bits(bits, mask)
+            luma = outputs["Y"] if key in ("Cb", "Cr") else None
+            spent = torch.zeros(len(rgb), device=rgb.device)
+            if estimate:
+                spent = stream.estimated_bits(bits, level, mask, None if luma is None else luma.code.detach())
+            x_hat = None
+            if key in decode:
+                x_hat = stream.decoder(code, self.luma_for(stream, luma))[..., : size[0], : size[1]]
+            outputs[key] = StreamOutput(x_hat, bits, importance, level, mask, code, spent)
+        whole = all(output.x_hat is not None for output in outputs.values())
+        image = self.join({key: output.x_hat for key, output in outputs.items()}) if whole else None
+        total = torch.stack([output.estimated_bits for output in outputs.values()]).sum(0)
+        return ModelOutput(image, outputs, total / (size[0] * size[1]))
+
+    def luma_for(self, stream: Stream, luma: StreamOutput | None) -> Tensor | None:
+        """Return what of luma a fusion decoder gets, None for other decoders."""
+        if stream.decoder.luma is None or luma is None:
+            return None
+        if self.config.fuse == "codes":
+            return luma.code
+        return self.streams["Y"].decoder.features(luma.code)
+
+
+def build(config: ModelConfig, seed: int = 0) -> Model:
+    """Return a model with PyTorch's default random weights drawn from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Model(config)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+    """Extend (B, C, H, W) at right and bottom by reflection; return it and the old (H, W).
+
+    Reflection goes back and forth where a side is shorter than the padding, down to 1 x 1.
+    """
+    height, width = x.shape[-2:]
+    for axis, side in ((-2, height), (-1, width)):
+        wanted = -(-side // multiple) * multiple
+        if wanted != side:
+            position = torch.arange(wanted, device=x.device) % max(2 * side - 2, 1)
+            index = torch.where(position < side, position, 2 * side - 2 - position)
+            x = x.index_select(axis, index)
+    return x, (height, width)

@@ -1,0 +1,120 @@
+"""Model folders without their networks: names, configuration, identity, entropy model."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcml.base.config import DataError, UnsupportedStreamError, choose, repo_root
+
+ENTROPY = "entropy-0.safetensors"
+IDENTITY_BYTES = 8  # of the identity that a file carries
+
+
+def released_folder() -> Path:
+    """Return the folder of the released models."""
+    return repo_root() / "data" / "models"
+
+
+def released() -> list[str]:
+    """Return the names of the released models, the poster's own first."""
+    found = sorted(path.parent.name for path in released_folder().glob("*/config.json"))
+    return sorted(found, key=lambda name: name != "fusion")
+
+
+def model_folder(name: str | Path) -> Path:
+    """Return the folder of a model: a released one's name goes before a folder of that name.
+
+    Raises:
+        DataError: for a path without a folder.
+        UsageError: for an unknown name.
+    """
+    path = Path(name)
+    if isinstance(name, str) and name in released():
+        return released_folder() / name
+    if path.is_dir():
+        return path
+    if len(path.parts) > 1:
+        raise DataError(f"{name}: no such folder")
+    return released_folder() / choose("model", str(name), released())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a model folder's config.json.
+
+    Raises:
+        DataError: if there is none or it is not a JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"{folder}: not a model folder (no readable config.json)") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not the configuration of a model of this version ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not the configuration of a model of this version")
+    return content
+
+
+def identity(folder: Path) -> bytes:
+    """Return the 8 bytes by which files name a model; `DataError` if it cannot write files."""
+    content = read_config(folder)
+    try:
+        found = bytes.fromhex(content["identity"])[:IDENTITY_BYTES]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder}: has no entropy model yet; run `mcml train-entropy` on it") from error
+    if len(found) < IDENTITY_BYTES:
+        raise DataError(f"{folder}: its identity is too short")
+    return found
+
+
+def name_of(model: bytes) -> str:
+    """Return the released model that a file's 8 bytes name.
+
+    Raises:
+        UnsupportedStreamError: if none is here.
+    """
+    for name in released():
+        if (
+            "identity" in read_config(released_folder() / name)
+            and identity(released_folder() / name) == model
+        ):
+            return name
+    here = ", ".join(released()) or "none"
+    raise UnsupportedStreamError(
+        f"the file was written by model {model.hex()}, which is not here (here: {here}); "
+        "give its folder with --model, or install the version of mcml that ships it"
+    )
+
+
+def entropy_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Return the integers of a model's entropy coder, by "stream.name"; empty if it has none.
+
+    Raises:
+        DataError: if the file is not a whole safetensors file.
+    """
+    path = folder / ENTROPY
+    content = read_config(folder)
+    if not path.exists() and content.get("shared"):
+        path = folder.parent / str(content["shared"]) / ENTROPY
+        if not path.exists():
+            raise DataError(
+                f"{folder}: shares the entropy coder of {content['shared']}, which is not beside it"
+            )
+    return dict(_read(path, path.stat().st_mtime_ns)) if path.exists() else {}
+
+
+@cache
+def _read(path: Path, _: int) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a whole safetensors file ({error})") from error

@@ -1,0 +1,64 @@
+"""Estimated rate and PSNR of a model over whole photographs, dial by dial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcml.model.model import Model
+
+DIALS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0)
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """Turn (H, W, 3) uint8 into (1, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+
+
+@torch.no_grad()
+def validate(
+    model: Model, images: Sequence[np.ndarray], dials: Sequence[float] = DIALS
+) -> list[dict[str, Any]]:
+    """Encode and decode whole images; means over images of each one's own figures.
+
+    Args:
+        model: any variant.
+        images: (H, W, 3) uint8 each.
+        dials: values of b.
+
+    Returns:
+        A row a dial: dial, estimated_bpp, estimated_bpp_<stream>, importance_<stream> (mean
+        p), psnr_<stream> of unrounded planes clipped to 0..255, psnr of R, G, B rounded to
+        8 bits (not for the luma variant).
+    """
+    model.eval()
+    rows: list[dict[str, Any]] = []
+    for dial in dials:
+        found = [_measure(model, to_tensor(image), dial) for image in images]
+        rows.append({"dial": dial, **{k: sum(f[k] for f in found) / len(found) for k in found[0]}})
+    return rows
+
+
+def _measure(model: Model, rgb: Tensor, dial: float) -> dict[str, float]:
+    rgb = rgb.to(model.rate_slope.device)
+    output = model(rgb, dial)
+    pixels = rgb.shape[-1] * rgb.shape[-2]
+    row = {"estimated_bpp": float(output.estimated_bpp)}
+    for key, plane in model.planes(rgb).items():
+        stream = output.streams[key]
+        error = stream.x_hat.clamp(-0.5, 0.5) - plane
+        row[f"estimated_bpp_{key}"] = float(stream.estimated_bits) / pixels
+        row[f"importance_{key}"] = float(stream.importance.mean())
+        row[f"psnr_{key}"] = psnr(error)
+    if model.config.variant != "luma":
+        row["psnr"] = psnr((255 * output.x_hat).round().clamp(0, 255) / 255 - rgb)
+    return row
+
+
+def psnr(error: Tensor) -> float:
+    """Return dB of an error in units of the peak."""
+    return -10 * float(torch.log10(error.double().square().mean().clamp(min=1e-12)))

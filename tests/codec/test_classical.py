@@ -1,0 +1,293 @@
+"""Classical codecs: round trips at any size, the stated settings, bad input, golden sizes."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import golden_classical
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, JpegImagePlugin
+from skimage.data import astronaut
+from skimage.metrics import peak_signal_noise_ratio
+
+from mcml.base.config import DataError, UsageError
+from mcml.codec.classical import CODECS, Dial
+from mcml.data import sets as data
+from mcml.lab.evaluate import evaluate_qualities
+from mcml.metrics import distortion as metrics
+
+ASTRONAUT = astronaut()
+CROP = golden_classical.picture()
+every_codec = pytest.mark.parametrize("name", CODECS)
+
+
+def opened(raw):
+    image = Image.open(io.BytesIO(raw))
+    image.load()
+    return image
+
+
+# -------------------------------------------------------------------------------- round trips
+
+
+@every_codec
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_any_size_at_any_quality_comes_back_in_shape(name, height, width, position, seed):
+    codec = CODECS[name]
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    decoded = codec.decode(codec.encode(image, codec.dial.at(position)))
+    assert (decoded.shape, decoded.dtype) == (image.shape, np.uint8)
+
+
+@every_codec
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1), (7, 9), (64, 64)])
+@pytest.mark.parametrize("end", ["coarsest", "finest"])
+def test_both_ends_of_the_dial_work_at_edge_sizes(name, shape, end):
+    codec = CODECS[name]
+    image = np.ascontiguousarray(ASTRONAUT[60 : 60 + shape[0], 170 : 170 + shape[1]])
+    assert codec.decode(codec.encode(image, getattr(codec.dial, end))).shape == image.shape
+
+
+@every_codec
+def test_bytes_and_psnr_grow_along_the_dial(name):
+    codec = CODECS[name]
+    files = [codec.encode(CROP, codec.dial.at(position)) for position in (0, 0.25, 0.5, 0.75, 1)]
+    sizes = [len(file) for file in files]
+    psnr = [peak_signal_noise_ratio(CROP, codec.decode(file)) for file in files]
+    assert sizes == sorted(sizes)
+    assert psnr == sorted(psnr)
+    assert sizes[-1] > 4 * sizes[0]
+
+
+@every_codec
+def test_default_qualities_lie_on_the_dial_from_coarse_to_fine(name):
+    codec = CODECS[name]
+    sizes = [len(codec.encode(CROP, quality)) for quality in codec.qualities]
+    assert sizes == sorted(sizes)
+
+
+@every_codec
+def test_encoding_twice_gives_the_same_bytes_and_leaves_the_image_alone(name):
+    image = CROP.copy()
+    first, second = (CODECS[name].encode(image, CODECS[name].qualities[2]) for _ in range(2))
+    assert first == second
+    np.testing.assert_array_equal(image, CROP)
+
+
+# ------------------------------------------------------------------------------- the settings
+
+
+@pytest.mark.parametrize("name, sampling", [("jpeg420", 2), ("jpeg444", 0)])
+@pytest.mark.parametrize("quality", [10, 30.5, 95])
+def test_jpeg_file_has_the_chroma_sampling_of_its_name(name, sampling, quality):
+    image = opened(CODECS[name].encode(CROP, quality))
+    assert image.format == "JPEG"
+    assert JpegImagePlugin.get_sampling(image) == sampling
+
+
+@pytest.mark.parametrize("quality", [5, 50, 75])
+def test_jpeg_is_pillows_with_optimised_huffman_tables(quality):
+    buffer, plain = io.BytesIO(), io.BytesIO()
+    Image.fromarray(CROP).save(buffer, "JPEG", quality=quality, subsampling=2, optimize=True)
+    Image.fromarray(CROP).save(plain, "JPEG", quality=quality, subsampling=2, optimize=False)
+    assert CODECS["jpeg420"].encode(CROP, quality) == buffer.getvalue()
+    assert len(buffer.getvalue()) < len(plain.getvalue())
+
+
+@pytest.mark.parametrize("quality", [1, 2, 10, 49, 50, 74, 99])
+def test_jpeg_tables_between_whole_qualities_lie_between_theirs(quality):
+    codec = CODECS["jpeg420"]
+    coarse, between, fine = (
+        np.array(list(opened(codec.encode(CROP, q)).quantization.values()))
+        for q in (quality, quality + 0.5, quality + 1)
+    )
+    assert (fine <= between).all() and (between <= coarse).all()
+    assert (between != coarse).any() or (coarse == fine).all() or quality == 1  # clipped at 255
+
+
+def test_jpeg2000_uses_the_irreversible_transform_with_colour_transform():
+    """Coding style (COD) of ITU-T T.800, A.6.1: byte 8 is the colour transform, byte 13 0 for 9-7."""
+    raw = CODECS["jpeg2000"].encode(CROP, 48)
+    cod = raw[raw.index(b"\xff\x52") :]
+    assert cod[8] == 1
+    assert cod[13] == 0
+
+
+def test_jpeg2000_is_better_than_without_colour_transform_at_equal_rate():
+    codec = CODECS["jpeg2000"]
+    without = replace(codec, options={**codec.options, "mct": 0})
+    image = ASTRONAUT[:256, :256]
+    psnr = [peak_signal_noise_ratio(image, c.decode(c.encode(image, 48))) for c in (codec, without)]
+    assert psnr[0] > psnr[1] + 1
+
+
+@pytest.mark.parametrize("name, layout", [("avif420", (1, 1)), ("avif444", (0, 0))])
+def test_avif_file_has_the_chroma_sampling_of_its_name(name, layout):
+    """AV1 codec configuration box (AV1-ISOBMFF 2.3.3): subsampling flags in bits 3 and 2 of byte 2."""
+    raw = CODECS[name].encode(CROP, 45)
+    flags = raw[raw.index(b"av1C") + 4 + 2]
+    assert (flags >> 3 & 1, flags >> 2 & 1) == layout
+
+
+HASH = (
+    "import hashlib, sys; from skimage import data; from mcml.codec.classical import CODECS;"
+    "import os; os.sched_getaffinity = lambda pid: set(range(int(sys.argv[1])));"
+    "os.cpu_count = lambda: int(sys.argv[1]);"
+    "print(hashlib.sha256(CODECS['avif420'].encode(data.astronaut(), 25)).hexdigest())"
+)
+
+
+def test_avif_bytes_do_not_depend_on_the_cores_of_the_machine():
+    """In fresh processes that believe in 1 and in 16 cores, as Pillow's default would use them."""
+    digests = set()
+    for cores in ("1", "16"):
+        environment = os.environ | {"OMP_NUM_THREADS": cores, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", HASH, cores], env=environment, capture_output=True, text=True, check=True
+        )
+        digests.add(done.stdout)
+    assert len(digests) == 1
+
+
+# ---------------------------------------------------------------------------------- bad input
+
+
+@every_codec
+@pytest.mark.parametrize("quality", [-1, 4001, float("nan"), float("inf")])
+def test_quality_outside_the_dial_is_refused_with_its_range(name, quality):
+    low, high = sorted((CODECS[name].dial.coarsest, CODECS[name].dial.finest))
+    with pytest.raises(UsageError, match=f"{name}: quality .* from {low:g} to {high:g}"):
+        CODECS[name].encode(CROP, quality)
+
+
+def test_dial_of_whole_numbers_refuses_others():
+    assert Dial(coarsest=0, finest=100, kind="integer").check(30.0, "x") == 30
+    with pytest.raises(UsageError, match=r"avif420: quality 30.5 is not a whole number from 0 to 100"):
+        CODECS["avif420"].encode(CROP, 30.5)
+
+
+@pytest.mark.parametrize(
+    "kind, ends, middle", [("integer", (0, 5), 2), ("real", (1, 2), 1.5), ("ratio", (400, 1), 20)]
+)
+def test_dial_maps_0_to_1_from_coarsest_to_finest(kind, ends, middle):
+    dial = Dial(coarsest=ends[0], finest=ends[1], kind=kind)
+    assert [dial.at(p) for p in (0, 0.5, 1)] == pytest.approx([ends[0], middle, ends[1]])
+
+
+@every_codec
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), [[[0, 0, 0]]]],
+    ids=["empty", "grey", "float", "list"],
+)
+def test_what_is_not_8_bit_rgb_is_refused(name, bad):
+    with pytest.raises(DataError, match="expected"):
+        CODECS[name].encode(bad, CODECS[name].qualities[0])
+
+
+def test_image_larger_than_a_format_holds_is_refused_by_codec_and_size():
+    with pytest.raises(DataError, match="webp: cannot encode 16384 x 1 pixels"):
+        CODECS["webp"].encode(np.zeros((1, 16384, 3), np.uint8), 50)
+
+
+@every_codec
+def test_bytes_of_another_format_are_refused(name):
+    other = "webp" if name.startswith("jpeg4") else "jpeg420"
+    raw = CODECS[other].encode(CROP, CODECS[other].qualities[2])
+    for wrong in (raw, b"", b"hello"):
+        with pytest.raises(DataError, match=f"{name}: not a readable"):
+            CODECS[name].decode(wrong)
+
+
+@every_codec
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+def test_truncated_bytes_are_refused(name, share):
+    raw = CODECS[name].encode(CROP, CODECS[name].qualities[2])
+    with pytest.raises(DataError, match=f"{name}: not a readable"):
+        CODECS[name].decode(raw[: int(share * len(raw))])
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of large or damaged headers
+@every_codec
+def test_damaged_bytes_decode_to_pixels_or_are_refused(name):
+    raw, rng = CODECS[name].encode(CROP[:48, :48], CODECS[name].qualities[2]), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(raw)
+        for place in rng.integers(0, [20, 200, len(raw)]):
+            damaged[place % len(raw)] = rng.integers(256)
+        try:
+            assert CODECS[name].decode(bytes(damaged)).dtype == np.uint8
+        except DataError as error:
+            assert str(error).startswith(f"{name}: ")
+
+
+def test_jpeg2000_header_that_claims_a_huge_picture_is_refused():
+    raw = CODECS["jpeg2000"].encode(CROP, 48)
+    size = (128).to_bytes(4)
+    huge = raw.replace(size + size, (60000).to_bytes(4) * 2)
+    assert huge != raw
+    with pytest.raises(DataError, match="jpeg2000: not a readable"):
+        CODECS["jpeg2000"].decode(huge)
+
+
+# --------------------------------------------------------------------- golden and reference
+
+
+@every_codec
+def test_bytes_and_psnr_are_the_golden_ones(name):
+    """Exact bytes and PSNR within 0.01 dB; JPEG XL and AVIF, which decide by floats, 1 % and 0.1 dB."""
+    golden = json.loads(golden_classical.TABLE.read_text())[name]
+    got = golden_classical.measure(name)
+    rel, db = (0.01, 0.1) if name in ("jpegxl", "avif420", "avif444") else (0, 0.01)
+    assert got["quality"] == golden["quality"]
+    assert got["bytes"] == pytest.approx(golden["bytes"], rel=rel, abs=0)
+    assert got["psnr"] == pytest.approx(golden["psnr"], abs=db)
+
+
+def test_golden_table_has_every_codec():
+    assert set(json.loads(golden_classical.TABLE.read_text())) == set(CODECS)
+
+
+COLUMNS = (
+    "bpp",
+    "psnr",
+    "y_psnr",
+    "ssim",
+    "ms_ssim",
+    "cmssim",
+    "delta_e76",
+    "ciede2000",
+    "rgb_angle",
+    "psnr_b",
+)
+REFERENCE = {  # means of the 24 Kodak pictures, measured by other code with the same settings
+    ("jpeg420", 10): (0.256, 26.67, 28.08, 0.745, 0.894, 0.136, 6.87, 5.65, 3.63, 25.83),
+    ("jpeg420", 35): (0.683, 31.01, 32.21, 0.873, 0.968, 0.477, 3.71, 3.02, 1.93, 30.07),
+    ("jpeg2000", 80): (0.299, 29.94, 30.61, 0.798, 0.940, 0.473, 3.97, 3.25, 1.89, 30.60),
+    ("webp", 15): (0.326, 29.60, 30.50, 0.820, 0.948, 0.445, 4.09, 3.31, 2.01, 30.05),
+    ("avif444", 35): (0.319, 30.56, 31.21, 0.849, 0.964, 0.519, 3.49, 2.87, 1.68, 30.65),
+    ("jpegxl", 35): (0.430, 30.47, 31.30, 0.845, 0.963, 0.551, 3.39, 2.69, 1.70, 31.00),
+}
+ROWS = [
+    pytest.param(*key, marks=pytest.mark.slow if key[0] in ("avif444", "jpegxl") else ()) for key in REFERENCE
+]
+
+
+@pytest.mark.skipif(
+    not any((folder / "kodak").is_dir() for folder in data.data_folders()),
+    reason="no Kodak pictures: set MCML_DATA to a folder that holds kodak/",
+)
+@pytest.mark.parametrize("name, quality", ROWS)
+def test_a_codec_on_kodak_gives_the_reference_row_within_half_a_percent(name, quality):
+    table = evaluate_qualities(data.image_set("kodak").paths, name, [quality])
+    mean = metrics.mean_row(table.to_dict("records"))
+    expected = dict(zip(COLUMNS, REFERENCE[name, quality], strict=True))
+    assert mean["images"] == 24
+    assert {column: mean[column] for column in COLUMNS} == pytest.approx(expected, rel=0.005)

@@ -1,0 +1,78 @@
+"""The search for a wanted rate, and codecs by name."""
+
+import numpy as np
+import pytest
+from skimage import data
+
+from mcml.base.config import UsageError
+from mcml.codec import interface as codec
+
+ASTRONAUT = data.astronaut()[:384]
+CROP = np.ascontiguousarray(ASTRONAUT[20:148, 100:228])
+
+
+def rate(data, image):
+    return 8 * len(data) / (image.shape[0] * image.shape[1])
+
+
+@pytest.mark.parametrize("name", ["jpeg2000", "webp", "jpeg420"])
+@pytest.mark.parametrize("target", [0.3, 1.0])
+def test_search_hits_the_wanted_rate_within_2_percent(name, target):
+    wanted = codec.get_codec(name)
+    found = codec.encode_at_bpp(wanted, ASTRONAUT, target)
+    assert found.reached
+    assert found.bpp == rate(found.data, ASTRONAUT)
+    assert abs(found.bpp - target) <= 0.02 * target
+    assert found.data == wanted.encode(ASTRONAUT, found.quality)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.8, 2.0])
+def test_search_of_whole_qualities_finds_the_nearest_of_all(target):
+    avif = codec.get_codec("avif420")
+    small = CROP[:48, :64]
+    rates = [rate(avif.encode(small, quality), small) for quality in range(101)]
+    nearest = min(abs(np.log(bpp / target)) for bpp in rates)
+    assert abs(np.log(codec.encode_at_bpp(avif, small, target).bpp / target)) == nearest
+
+
+@pytest.mark.parametrize("name", ["jpeg420", "jpeg2000", "webp", "avif420", "jpegxl"])
+@pytest.mark.parametrize("target, end, sign", [(1e-4, "coarsest", "+"), (24, "finest", "-")])
+def test_rate_out_of_reach_gives_the_size_at_the_end_of_the_dial_and_says_how_far(name, target, end, sign):
+    wanted = codec.get_codec(name)
+    found = codec.encode_at_bpp(wanted, CROP, target)
+    assert not found.reached
+    assert found.bpp == rate(wanted.encode(CROP, getattr(wanted.dial, end)), CROP)
+    percent = 100 * (found.bpp / target - 1)
+    assert found.explain(name).startswith(f"{name}: nearest to {target:g} bpp is {found.bpp:.4f} bpp ({sign}")
+    assert f"{percent:+.1f} %" in found.explain(name)
+    assert found.explain(name).endswith(f"at quality {found.quality:g}")
+
+
+def test_reached_means_within_2_percent_on_both_sides():
+    def search(bpp):
+        return codec.RateSearch(data=b"", quality=1, bpp=bpp, target_bpp=1.0).reached
+
+    assert [search(bpp) for bpp in (0.979, 0.981, 1.019, 1.021)] == [False, True, True, False]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("target", [0, -0.5, float("nan"), float("inf")])
+def test_bad_target_is_refused(target):
+    with pytest.raises(UsageError, match="target bpp"):
+        codec.encode_at_bpp(codec.get_codec("jpeg420"), CROP, target)
+
+
+def test_search_of_one_pixel_ends():
+    found = codec.encode_at_bpp(codec.get_codec("webp"), np.zeros((1, 1, 3), np.uint8), 0.5)
+    assert not found.reached
+    assert found.bpp == 8 * len(found.data)
+
+
+def test_every_listed_codec_is_found_by_its_name():
+    assert codec.names()[:5] == ["fusion", "independent", "jpeg420", "jpeg444", "jpeg2000"]
+    assert all(codec.get_codec(name).name == name for name in codec.names())
+
+
+def test_unknown_codec_names_the_nearest():
+    with pytest.raises(UsageError, match="unknown codec 'jpeg200': did you mean 'jpeg2000'"):
+        codec.get_codec("jpeg200")

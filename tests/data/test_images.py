@@ -1,0 +1,351 @@
+"""What is read as which sRGB pixels, and what is refused with which sentence."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pillow_jxl  # noqa: F401  (registers JPEG XL for writing)
+import pytest
+from PIL import Image, ImageCms
+from skimage import data
+
+from mcml.base.config import DataError
+from mcml.data.images import EXTENSIONS, check_rgb8, decode_image, list_images, read_image, write_png
+
+PHOTO = np.ascontiguousarray(data.astronaut()[60:108, 170:234])
+FORMATS = ["PNG", "JPEG", "JPEG2000", "WEBP", "AVIF", "JXL", "TIFF", "BMP", "PPM"]
+
+
+def saved(image, kind="PNG", **options):
+    """Bytes of a Pillow image or an array in a format."""
+    buffer = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(width, colour_type, samples, *, bits=16, chunk=b""):
+    """A one-row PNG written by hand, for what Pillow cannot write; `chunk` goes before the pixels."""
+
+    def packed(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    row = b"\0" + np.array(samples, ">u2" if bits == 16 else "u1").tobytes()
+    header = struct.pack(">IIBBBBB", width, 1, bits, colour_type, 0, 0, 0)
+    parts = [packed(b"IHDR", header), chunk and packed(chunk[:4], chunk[4:])]
+    parts += [packed(b"IDAT", zlib.compress(row)), packed(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def icc(description, colorants, gamma=1.0):
+    """A version 2 display profile (ICC.1:2001-04): RGB by colorants and one gamma, or grey without."""
+
+    def xyz(values):
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    text = description.encode() + b"\0"
+    curve = b"curv" + struct.pack(">IIHxx", 0, 1, round(gamma * 256))
+    tags = {
+        b"desc": b"desc" + struct.pack(">II", 0, len(text)) + text + bytes(78),
+        b"cprt": b"text\0\0\0\0none\0",
+        b"wtpt": xyz((0.9642, 1.0, 0.8249)),
+    }
+    for letter, colorant in zip(b"rgb", colorants, strict=False):
+        tags[bytes([letter]) + b"XYZ"] = xyz(colorant)
+        tags[bytes([letter]) + b"TRC"] = curve
+    if not colorants:
+        tags[b"kTRC"] = curve
+    table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, content in tags.items():
+        padded = content + bytes(-len(content) % 4)
+        table += struct.pack(">4sII", name, start + len(body), len(content))
+        body += padded
+    header = struct.pack(">I4sI4s4s4s12s4s", start + len(body), b"", 0x02400000, b"mntr",
+                         b"RGB " if colorants else b"GRAY", b"XYZ ", bytes(12), b"acsp")  # fmt: skip
+    header = header.ljust(68, b"\0") + xyz((0.9642, 1.0, 0.8249))[8:]
+    return header.ljust(128, b"\0") + table + body
+
+
+RED, GREEN, BLUE = (
+    (0.4360, 0.2225, 0.0139),
+    (0.3851, 0.7169, 0.0971),
+    (0.1431, 0.0606, 0.7139),
+)  # sRGB's at D50
+
+
+def srgb_of_linear(values):
+    """IEC 61966-2-1: 8-bit sRGB of linear light given as 0..255."""
+    x = np.asarray(values) / 255
+    return 255 * np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
+
+
+# ------------------------------------------------------------------------------ what is read
+
+
+def test_8_bit_rgb_png_is_read_as_it_stands(tmp_path):
+    (tmp_path / "a.png").write_bytes(saved(PHOTO))
+    got = read_image(tmp_path / "a.png")
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, PHOTO)
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")), PHOTO)
+    got[0, 0] = 0  # the caller's own, writable
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read(kind):
+    got = decode_image(saved(PHOTO, kind))
+    assert got.shape == PHOTO.shape
+    assert np.abs(got.astype(int) - PHOTO).mean() < 12
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_grey_and_black_and_white_become_three_equal_channels(mode):
+    image = Image.fromarray(PHOTO).convert(mode)
+    expected = np.array(image.convert("L"))
+    np.testing.assert_array_equal(decode_image(saved(image)), np.stack([expected] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP"])
+def test_palette_is_looked_up(kind):
+    image = Image.fromarray(PHOTO).quantize(16)
+    expected = np.array(image.getpalette()).reshape(-1, 3)[np.array(image)]
+    np.testing.assert_array_equal(decode_image(saved(image, kind)), expected)
+
+
+def test_opaque_alpha_is_dropped():
+    opaque = np.dstack([PHOTO, np.full(PHOTO.shape[:2], 255, np.uint8)])
+    np.testing.assert_array_equal(decode_image(saved(opaque)), PHOTO)
+    grey = Image.fromarray(PHOTO).convert("LA")
+    np.testing.assert_array_equal(decode_image(saved(grey))[..., 0], np.array(grey)[..., 0])
+
+
+def test_colour_key_that_no_pixel_has_is_dropped_and_one_that_a_pixel_has_refused():
+    assert decode_image(png(2, 2, [1, 2, 3, 4, 5, 6], bits=8, chunk=b"tRNS\0\x09\0\x09\0\x09")).tolist() == [
+        [[1, 2, 3], [4, 5, 6]]
+    ]
+    with pytest.raises(DataError, match="transparent"):
+        decode_image(png(2, 2, [1, 2, 3, 4, 5, 6], bits=8, chunk=b"tRNS\0\x04\0\x05\0\x06"))
+
+
+WIDE = [0, 128, 129, 300, 0x80FF, 0xFF00, 0xFFFF]
+NARROW = [0, 0, 1, 1, 128, 254, 255]  # round(v / 257)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        png(7, 0, WIDE),
+        saved(np.array([WIDE], np.uint16)),
+        saved(np.array([WIDE], np.uint16), "TIFF"),
+        png(7, 0, WIDE, chunk=b"tRNS\0\x07"),
+    ],
+    ids=["by hand", "Pillow PNG", "TIFF", "with unused colour key"],
+)
+def test_16_bit_grey_is_divided_by_257_and_rounded(raw):
+    assert decode_image(raw)[0].tolist() == [[v] * 3 for v in NARROW]
+
+
+PATTERN = np.random.default_rng(0).integers(0, 256, (3, 2, 3), dtype=np.uint8)
+UPRIGHT = {  # EXIF 2.32, tag 274: what a viewer does with the stored pixels
+    1: PATTERN,
+    2: PATTERN[:, ::-1],
+    3: PATTERN[::-1, ::-1],
+    4: PATTERN[::-1],
+    5: PATTERN.transpose(1, 0, 2),
+    6: np.rot90(PATTERN, -1),
+    7: PATTERN.transpose(1, 0, 2)[::-1, ::-1],
+    8: np.rot90(PATTERN),
+}
+
+
+@pytest.mark.parametrize("kind, options", [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_followed(kind, options, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    got = decode_image(saved(PATTERN, kind, exif=exif, **options))
+    np.testing.assert_array_equal(got, UPRIGHT[orientation])
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG", "JXL"])
+def test_exif_orientation_of_lossy_formats_turns_once(kind):
+    exif = Image.Exif()
+    exif[274] = 6
+    got = decode_image(saved(PHOTO, kind, exif=exif.tobytes(), quality=95))
+    assert got.shape == (64, 48, 3)
+    assert np.abs(got.astype(int) - np.rot90(PHOTO, -1)).mean() < 8
+
+
+def test_icc_profile_with_other_primaries_and_gamma_is_applied():
+    raw = saved(PHOTO, icc_profile=icc("red and green exchanged, linear", [GREEN, RED, BLUE]))
+    expected = srgb_of_linear(PHOTO[..., [1, 0, 2]])
+    assert np.abs(decode_image(raw) - expected).max() <= 2
+
+
+def test_icc_profile_is_applied_though_its_name_speaks_of_srgb():
+    """GIMP and others write linear files as "... Linear sRGB": read as sRGB they come out too dark."""
+    raw = saved(PHOTO, icc_profile=icc("GIMP built-in Linear sRGB", [RED, GREEN, BLUE]))
+    assert np.abs(decode_image(raw) - srgb_of_linear(PHOTO)).max() <= 2
+
+
+def test_grey_icc_profile_is_applied():
+    grey = PHOTO[..., 0]
+    raw = saved(grey, icc_profile=icc("linear grey", []))
+    assert np.abs(decode_image(raw) - srgb_of_linear(grey)[..., None]).max() <= 2
+
+
+def test_icc_profile_of_srgb_itself_changes_nothing():
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    np.testing.assert_array_equal(decode_image(saved(PHOTO, icc_profile=profile)), PHOTO)
+
+
+# --------------------------------------------------------------------------- what is refused
+
+
+def transparent():
+    alpha = np.full(PHOTO.shape[:2], 255, np.uint8)
+    alpha[5, 5] = 254
+    return saved(np.dstack([PHOTO, alpha]))
+
+
+def animation(kind):
+    frames = [Image.fromarray(PHOTO), Image.fromarray(255 - PHOTO)]
+    return saved(frames[0], kind, save_all=True, append_images=frames[1:])
+
+
+def tiff(value, bits, photometric=1):
+    """A TIFF of one grey pixel, written by hand: Pillow writes neither of these kinds."""
+    entries = [(256, 3, 1), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
+    entries += [(277, 3, 1), (278, 3, 1), (279, 4, 2)]
+    pixel = value.to_bytes(2, "little") if bits == 16 else (value << 4).to_bytes(2, "big")
+    directory = struct.pack("<H", len(entries))
+    for tag, kind, number in entries:
+        directory += struct.pack(
+            "<HHIHH" if kind == 3 else "<HHII", tag, kind, 1, number, *([0] if kind == 3 else [])
+        )
+    return b"II*\0" + struct.pack("<I", 10) + pixel + directory + bytes(4)
+
+
+REFUSED = {
+    "transparent": (transparent, "has transparent pixels"),
+    "16-bit colour": (lambda: png(1, 2, [0xFF00, 2, 3]), "16 bits per channel"),
+    "16-bit colour with alpha": (lambda: png(1, 6, [1, 2, 3, 0xFFFF]), "16 bits per channel"),
+    "16-bit grey with alpha": (lambda: png(1, 4, [1, 0xFFFF]), "16 bits per channel"),
+    "12-bit grey": (lambda: tiff(4095, bits=12), "an odd depth"),
+    "16-bit grey where 0 is white": (lambda: tiff(65535, bits=16, photometric=0), "an odd depth"),
+    "16-bit colour in PPM": (lambda: b"P6 1 1 65535\n" + bytes(6), "16 bits per channel"),
+    "16-bit grey with transparency": (lambda: png(1, 0, [7], chunk=b"tRNS\0\x07"), "has transparent pixels"),
+    "cmyk": (lambda: saved(Image.fromarray(PHOTO).convert("CMYK"), "JPEG"), "CMYK without an ICC profile"),
+    "animated gif": (lambda: animation("GIF"), "holds 2 frames"),
+    "animated png": (lambda: animation("PNG"), "holds 2 frames"),
+    "two pages": (lambda: animation("TIFF"), "holds 2 frames"),
+    "float": (lambda: saved(np.zeros((2, 2), np.float32), "TIFF"), "pixels of mode F are not supported"),
+    "profile of another kind": (
+        lambda: saved(PHOTO, icc_profile=icc("grey", [])),
+        "ICC profile cannot be applied",
+    ),
+    "broken profile": (lambda: saved(PHOTO, icc_profile=b"not a profile"), "ICC profile cannot be applied"),
+    "empty": (lambda: b"", "not an image"),
+    "text": (lambda: b"hello, I am a letter\n", "not an image"),
+    "truncated": (lambda: saved(PHOTO)[:2000], "damaged"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_one_sentence_that_names_the_file(tmp_path, case):
+    make, reason = REFUSED[case]
+    path = tmp_path / "photo.img"
+    path.write_bytes(make())
+    with pytest.raises(DataError) as error:
+        read_image(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6])
+def test_truncated_file_of_any_format_is_refused_by_name(kind, share):
+    raw = saved(PHOTO, kind)
+    with pytest.raises(DataError, match=r"^photo: [^\n]*$"):
+        decode_image(raw[: int(share * len(raw))], "photo")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged tags
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damaged_bytes_are_read_or_refused_but_never_crash(kind):
+    raw, rng = saved(PHOTO, kind), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(raw)
+        for place in rng.integers(0, [20, 200, len(raw)]):
+            damaged[place % len(raw)] = rng.integers(256)
+        try:
+            check_rgb8(decode_image(bytes(damaged)))
+        except DataError as error:
+            assert str(error).startswith("image: ")
+
+
+def test_missing_file_and_folder_are_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match=r"none\.png: no such file"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_image(tmp_path)
+
+
+# ---------------------------------------------------------------------- folders and writing
+
+
+def test_list_images_gives_sorted_image_files_only(tmp_path):
+    for name in ("b.PNG", "a.jxl", "c.txt", "d.webp"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["a.jxl", "b.PNG", "d.webp"]
+    assert list_images(str(tmp_path)) == list_images(tmp_path)
+
+
+def test_list_images_refuses_a_missing_and_an_empty_folder_by_name(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        list_images(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match="holds no image") as error:
+        list_images(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert ".avif" in str(error.value)
+
+
+def test_extensions_cover_the_classical_codecs():
+    assert {".png", ".jpg", ".jp2", ".webp", ".avif", ".jxl"} <= EXTENSIONS
+
+
+def test_write_png_reads_back_and_leaves_only_itself(tmp_path):
+    write_png(tmp_path / "new" / "a.png", PHOTO)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "new" / "a.png")), PHOTO)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_write_png_of_a_bad_array_keeps_the_old_file(tmp_path):
+    write_png(tmp_path / "a.png", PHOTO)
+    with pytest.raises(DataError, match=r"expected .* uint8"):
+        write_png(tmp_path / "a.png", PHOTO.astype(float))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), PHOTO)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_write_png_to_a_place_that_is_no_folder_is_refused_by_name(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(DataError, match=r"a\.png: cannot be written"):
+        write_png(tmp_path / "file" / "a.png", PHOTO)
+
+
+def test_16_bit_pgm_is_read():
+    raw = b"P5 2 1 65535\n" + np.array([0xFF00, 0x80FF], ">u2").tobytes()
+    assert decode_image(raw)[0, :, 0].tolist() == [254, 128]
+
+
+def test_grey_under_a_colour_profile_is_read():
+    grey = np.full((2, 2), 77, np.uint8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert decode_image(saved(grey, icc_profile=profile))[0, 0].tolist() == [77] * 3

@@ -1,0 +1,116 @@
+"""Colour spaces against colour-science and Pillow, round trips, and what 4:2:0 may change."""
+
+import doctest
+
+import colour
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+from skimage import data
+
+from mcml.metrics import color
+
+ASTRONAUT = data.astronaut()[20:212, 100:356]
+BT601 = colour.WEIGHTS_YCBCR["ITU-R BT.601"]
+pixels = arrays.arrays(np.uint8, st.tuples(st.integers(1, 17), st.integers(1, 17), st.just(3)))
+
+
+def test_docstrings_tell_the_truth():
+    failed, tried = doctest.testmod(color)
+    assert tried > 0
+    assert failed == 0
+
+
+def test_ycbcr_agrees_with_colour_science_bt601_full_range():
+    expected = (
+        colour.RGB_to_YCbCr(ASTRONAUT / 255, K=BT601, in_int=False, out_int=False, out_legal=False) * 255
+    )
+    expected[..., 1:] += 128
+    np.testing.assert_allclose(color.rgb_to_ycbcr(ASTRONAUT), expected, atol=1e-9)
+    np.testing.assert_allclose(color.luma(ASTRONAUT), expected[..., 0], atol=1e-9)
+
+
+def test_rgb_agrees_with_colour_science_bt601_full_range():
+    ycbcr = np.random.default_rng(0).uniform(0, 255, (50, 3))
+    centred = (ycbcr - (0, 128, 128)) / 255
+    expected = colour.YCbCr_to_RGB(centred, K=BT601, in_int=False, in_legal=False, out_int=False) * 255
+    np.testing.assert_allclose(color.ycbcr_to_rgb(ycbcr), expected, atol=1e-9)
+
+
+def test_ycbcr_is_within_one_level_of_pillows_jpeg_tables():
+    theirs = np.array(Image.fromarray(ASTRONAUT).convert("YCbCr"), int)
+    assert np.abs(color.to_uint8(color.rgb_to_ycbcr(ASTRONAUT)) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "rgb, ycbcr",
+    [
+        ((255, 255, 255), (255, 128, 128)),
+        ((0, 0, 0), (0, 128, 128)),
+        ((0, 0, 255), (29.07, 255.5, 107.265)),
+        ((255, 0, 0), (76.245, 84.972, 255.5)),
+    ],
+)
+def test_ycbcr_of_known_colours(rgb, ycbcr):
+    """ITU-T T.871, section 7; the centre 128 of 0..255 takes pure blue and red half a level out."""
+    np.testing.assert_allclose(color.rgb_to_ycbcr(np.array(rgb)), ycbcr, atol=1e-3)
+
+
+@settings(deadline=None)
+@given(pixels)
+def test_round_trip_through_ycbcr_is_exact(image):
+    there = color.rgb_to_ycbcr(image)
+    assert there.dtype == np.float64
+    np.testing.assert_allclose(color.ycbcr_to_rgb(there), image, atol=1e-10)
+    np.testing.assert_array_equal(color.to_uint8(color.ycbcr_to_rgb(there)), image)
+
+
+def test_to_uint8_rounds_to_nearest_and_clips():
+    got = color.to_uint8(np.array([-3.0, 0.4, 0.6, 254.6, 300.0]))
+    assert got.dtype == np.uint8
+    assert got.tolist() == [0, 0, 1, 255, 255]
+
+
+def test_lab_agrees_with_colour_science():
+    """Its sRGB matrix has four digits, scikit-image's six: up to 0.02 units apart."""
+    expected = colour.XYZ_to_Lab(colour.sRGB_to_XYZ(ASTRONAUT / 255))
+    np.testing.assert_allclose(color.rgb_to_lab(ASTRONAUT), expected, atol=0.02)
+
+
+def slow_420(rgb):
+    """Average chroma over each 2 x 2 square, repeating an odd last line, one square at a time."""
+    ycbcr = color.rgb_to_ycbcr(rgb)
+    out = ycbcr.copy()
+    height, width = rgb.shape[:2]
+    for i in range(0, height, 2):
+        for j in range(0, width, 2):
+            rows, columns = [i, min(i + 1, height - 1)], [j, min(j + 1, width - 1)]
+            out[i : i + 2, j : j + 2, 1:] = ycbcr[np.ix_(rows, columns)][..., 1:].mean((0, 1))
+    return np.clip(np.round(color.ycbcr_to_rgb(out)), 0, 255)
+
+
+@settings(deadline=None)
+@given(pixels)
+def test_chroma_420_agrees_with_a_loop_at_any_size(image):
+    got = color.chroma_420(image)
+    assert (got.dtype, got.shape) == (np.uint8, image.shape)
+    assert np.abs(got - slow_420(image)).max() <= 1  # 1: sums in another order may round the other way
+    assert np.mean(got != slow_420(image)) < 0.01 or image.size < 300
+
+
+@pytest.mark.parametrize("height, width", [(192, 256), (191, 255), (1, 256), (192, 1)])
+def test_chroma_420_keeps_luma_within_rounding_where_nothing_clips(height, width):
+    image = (ASTRONAUT[:height, :width] // 2 + 64).astype(np.uint8)  # away from 0 and 255
+    got = color.chroma_420(image)
+    assert got.min() > 0 and got.max() < 255
+    assert np.abs(color.luma(got) - color.luma(image)).max() <= 0.5 + 1e-9
+
+
+def test_chroma_420_leaves_grey_alone_and_changes_colour_edges():
+    grey = np.repeat(ASTRONAUT[..., :1], 3, axis=-1)
+    np.testing.assert_array_equal(color.chroma_420(grey), grey)
+    red_green = np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8)
+    assert (color.chroma_420(red_green) != red_green).any()

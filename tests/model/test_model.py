@@ -1,0 +1,554 @@
+"""Variants: what they give, what each stream may see, the dial, and the configuration's checks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcml.base.config import UsageError
+from mcml.metrics import color
+from mcml.model.model import Model, build, pad_to_multiple
+from mcml.model.settings import IMPORTANCE, STREAMS, VARIANTS, ModelConfig, StreamConfig
+
+LUMA = StreamConfig(width=8, code_channels=12, levels=5, groups=1, blocks=1)
+COLOR = StreamConfig(width=8, code_channels=9, levels=4, groups=1, blocks=1)
+SIZES = [(1, 1), (7, 9), (65, 97)]
+
+
+def lively(model, seed=0):
+    """Give the importance maps and context models, flat at the start, something to say."""
+    generator = torch.Generator().manual_seed(seed)
+    for stream in model.streams.values():
+        for tensor in stream.bit_model.parameters():
+            torch.nn.init.normal_(tensor, std=0.3, generator=generator)
+        if stream.importance:
+            torch.nn.init.normal_(stream.importance.last.weight, std=4, generator=generator)
+    return model.eval()
+
+
+def tiny(variant="fusion", *, seed=0, fuse="codes", **changes):
+    luma, colors = replace(LUMA, **changes), replace(COLOR, **changes)
+    return lively(build(ModelConfig(variant=variant, luma=luma, color=colors, fuse=fuse), seed))
+
+
+def noise(height, width, batch=1, seed=0):
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def shake(module, seed=9):
+    """Move every weight of a module far."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in module.parameters():
+            tensor.add_(torch.randn(tensor.shape, generator=generator))
+
+
+def same(a, b):
+    """Compare every field of two streams' outputs bit for bit."""
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# ------------------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_every_variant_codes_any_size(variant, height, width):
+    model = tiny(variant)
+    output = model(noise(height, width, batch=2), 0.5)
+    assert output.x_hat.shape == (2, 3, height, width)
+    assert tuple(output.streams) == STREAMS[variant]
+    h, w = -(-height // 8), -(-width // 8)
+    spent = torch.zeros(2)
+    for key, stream in output.streams.items():
+        settings = model.config.stream(key)
+        n = settings.code_channels
+        assert stream.x_hat.shape == (2, 3 if key == "RGB" else 1, height, width)
+        assert stream.bits.shape == stream.mask.shape == stream.code.shape == (2, n, h, w)
+        assert stream.importance.shape == (2, 1, h, w)
+        assert (stream.level.shape, stream.level.dtype) == ((2, h, w), torch.int64)
+        assert set(stream.bits.unique().tolist()) <= {0.0, 1.0}
+        assert set(stream.mask.unique().tolist()) <= {0.0, 1.0}
+        assert set(stream.code.unique().tolist()) <= {-1.0, 0.0, 1.0}
+        assert torch.equal(stream.code == 0, stream.mask == 0)
+        assert torch.equal(stream.code > 0, (stream.bits * stream.mask) == 1)
+        assert 0 < stream.importance.min() <= stream.importance.max() < 1
+        assert 0 <= stream.level.min() <= stream.level.max() <= settings.levels - 1
+        opened = torch.tensor([0, *settings.even_groups()]).cumsum(0)
+        assert torch.equal(stream.mask.sum(1).long(), opened[stream.level])
+        assert (stream.estimated_bits > 0).all()
+        spent = spent + stream.estimated_bits
+    torch.testing.assert_close(output.estimated_bpp, spent / (height * width))
+
+
+@torch.no_grad()
+def test_codes_and_bits_are_not_all_alike():
+    """The checks above would pass on constants."""
+    streams = tiny()(noise(64, 96), 0.5).streams.values()
+    for stream in streams:
+        assert 0.1 < stream.bits.mean() < 0.9
+        assert 0 < stream.mask.mean() < 1
+        assert len(stream.level.unique()) > 1
+        assert stream.x_hat.std() > 0.01
+
+
+@torch.no_grad()
+def test_the_decode_is_the_join_of_the_streams():
+    for variant in VARIANTS:
+        model = tiny(variant)
+        output = model(noise(9, 12), 1.0)
+        planes = {key: stream.x_hat for key, stream in output.streams.items()}
+        assert torch.equal(output.x_hat, model.join(planes))
+        if variant != "luma":
+            for key, plane in model.planes(output.x_hat).items():
+                torch.testing.assert_close(plane, planes[key], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_only_what_was_asked_for_is_decoded():
+    model, x = tiny(), noise(16, 16)
+    whole = model(x, 0.0)
+    some = model(x, 0.0, decode=("Cb",))
+    none = model(x, 0.0, decode=())
+    assert whole.x_hat is not None and some.x_hat is None and none.x_hat is None
+    assert [some.streams[k].x_hat is None for k in ("Y", "Cb", "Cr")] == [True, False, True]
+    assert torch.equal(some.streams["Cb"].x_hat, whole.streams["Cb"].x_hat)
+    for key, stream in none.streams.items():
+        assert same(stream[1:], whole.streams[key][1:])
+
+
+@torch.no_grad()
+def test_without_an_estimate_the_rest_stays_the_same():
+    model, x = tiny(), noise(16, 16)
+    output, bare = model(x, 0.0), model(x, 0.0, estimate=False)
+    assert torch.equal(bare.x_hat, output.x_hat)
+    assert output.estimated_bpp > 0
+    assert bare.estimated_bpp == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_the_context_of_colours_bits_is_lumas_code_and_that_of_others_nothing(variant):
+    model = tiny(variant)
+    output = model(noise(16, 16), 0.0).streams
+    for key, stream in output.items():
+        other = output["Y"].code if key in ("Cb", "Cr") else None
+        expected = model.streams[key].estimated_bits(stream.bits, stream.level, stream.mask, other)
+        assert torch.equal(stream.estimated_bits, expected)
+
+
+@torch.no_grad()
+def test_a_batch_is_its_images_one_by_one():
+    model, x = tiny(), noise(17, 24, batch=3)
+    dial = torch.tensor([-1.0, 0.0, 2.0])
+    together = model(x, dial)
+    for i in range(3):
+        alone = model(x[i : i + 1], float(dial[i]))
+        for key, stream in alone.streams.items():
+            assert torch.equal(stream.code, together.streams[key].code[i : i + 1])
+        torch.testing.assert_close(together.x_hat[i : i + 1], alone.x_hat)
+        torch.testing.assert_close(together.estimated_bpp[i : i + 1], alone.estimated_bpp)
+
+
+def test_the_seed_decides_the_weights_and_leaves_the_callers_generator_alone():
+    config = ModelConfig(luma=LUMA, color=COLOR)
+    before = torch.get_rng_state()
+    a, b, c = build(config, 1), build(config, 1), build(config, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    a, b, c = (m.streams["Cb"].encoder.stem.weight for m in (a, b, c))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+# -------------------------------------------------------------------------------- padding
+
+
+@settings(deadline=None)
+@given(st.integers(1, 21), st.integers(1, 21), st.sampled_from([4, 8, 16]))
+def test_padding_is_numpys_reflection_down_to_one_pixel(height, width, multiple):
+    x = noise(height, width, batch=2)
+    padded, size = pad_to_multiple(x, multiple)
+    more = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
+    np.testing.assert_array_equal(padded.numpy(), np.pad(x.numpy(), more, mode="reflect"))
+    assert size == (height, width)
+
+
+@torch.no_grad()
+def test_an_odd_size_decodes_as_its_padded_picture_does():
+    model, x = tiny(), noise(13, 18)
+    padded, _ = pad_to_multiple(x, 8)
+    torch.testing.assert_close(model(x, 1.0).x_hat, model(padded, 1.0).x_hat[..., :13, :18])
+
+
+# --------------------------------------------------------------------------------- colour
+
+
+@pytest.mark.parametrize("variant", ["luma", "independent", "fusion"])
+def test_planes_are_the_projects_ycbcr_centred_at_zero(variant, astronaut):
+    rgb = torch.from_numpy(astronaut.copy()).permute(2, 0, 1)[None] / 255
+    planes = tiny(variant).planes(rgb)
+    expected = (color.rgb_to_ycbcr(astronaut) - (127.5, 128, 128)) / 255
+    for i, key in enumerate(STREAMS[variant]):
+        np.testing.assert_allclose(planes[key][0, 0].numpy(), expected[..., i], atol=1e-6)
+        assert planes[key].min() >= -0.5 and planes[key].max() <= 0.5 + 1e-6
+
+
+def test_join_is_the_projects_rgb():
+    model = tiny("fusion")
+    planes = {k: noise(5, 6, seed=i)[:, :1] - 0.5 for i, k in enumerate(STREAMS["fusion"])}
+    ycbcr = torch.cat([*planes.values()], dim=1)[0].permute(1, 2, 0).numpy() * 255.0 + (127.5, 128, 128)
+    got = model.join(planes)[0].permute(1, 2, 0).numpy() * 255
+    np.testing.assert_allclose(got, color.ycbcr_to_rgb(ycbcr), atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["independent", "fusion", "rgb"])
+def test_join_inverts_planes(variant):
+    model, rgb = tiny(variant), noise(7, 9, batch=2)
+    torch.testing.assert_close(model.join(model.planes(rgb)), rgb, atol=1e-6, rtol=0)
+
+
+def test_luma_alone_joins_to_grey():
+    model, rgb = tiny("luma"), noise(7, 9)
+    grey = model.join(model.planes(rgb))
+    expected = color.luma(rgb[0].permute(1, 2, 0).numpy())
+    for channel in grey[0]:
+        np.testing.assert_allclose(channel.numpy(), expected, atol=1e-6)
+
+
+# --------------------------------------------------------------- what a stream may look at
+
+
+@torch.no_grad()
+def test_luma_is_the_same_whatever_variant_holds_it():
+    x, outputs = noise(19, 24), []
+    source = tiny("fusion", seed=3).streams["Y"].state_dict()
+    for seed, variant in enumerate(("luma", "independent", "fusion")):
+        model = tiny(variant, seed=seed)
+        model.streams["Y"].load_state_dict(source)
+        outputs.append(model(x, 0.3).streams["Y"])
+    assert same(outputs[0], outputs[1])
+    assert same(outputs[0], outputs[2])
+
+
+@torch.no_grad()
+def metamers(model, count):
+    """Return two sets of colours (count, 3) whose luma is equal to the last bit, and nothing else."""
+    colors = noise(400, 500, seed=7).round(decimals=2)
+    luma, colors = model.planes(colors)["Y"].flatten(), colors[0].flatten(1).T
+    order = luma.argsort(stable=True)
+    equal = (luma[order][1:] == luma[order][:-1]) & (colors[order][1:] != colors[order][:-1]).all(1)
+    pairs = equal.nonzero().flatten()
+    pairs = pairs[torch.linspace(0, len(pairs) - 1, count).long()]
+    mixed = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return colors[order][pairs][mixed], colors[order][pairs + 1][mixed]
+
+
+@pytest.mark.parametrize("variant", ["luma", "independent", "fusion"])
+@torch.no_grad()
+def test_luma_never_sees_colour(variant):
+    """Pictures of equal luma and other colours everywhere: Y is bit-identical, code and decode."""
+    model = tiny(variant)
+    a, b = (c.T.reshape(1, 3, 24, 32).contiguous() for c in metamers(model, 24 * 32))
+    assert torch.equal(model.planes(a)["Y"], model.planes(b)["Y"])
+    one, other = model(a, 0.5).streams, model(b, 0.5).streams
+    assert same(one["Y"], other["Y"])
+    for key in STREAMS[variant][1:]:
+        assert not torch.equal(one[key].bits, other[key].bits)
+
+
+@torch.no_grad()
+def test_luma_does_not_hang_on_the_colour_streams_weights():
+    model, x = tiny("fusion"), noise(16, 24)
+    before = model(x, 0.5).streams["Y"]
+    shake(model.streams["Cb"])
+    shake(model.streams["Cr"])
+    assert same(model(x, 0.5).streams["Y"], before)
+
+
+@pytest.mark.parametrize("variant, borrows", [("independent", False), ("fusion", True)])
+@torch.no_grad()
+def test_only_fusion_decoders_look_at_luma(variant, borrows):
+    model, x = tiny(variant), noise(16, 24)
+    before = model(x, 0.5).streams
+    shake(model.streams["Y"].encoder)
+    after = model(x, 0.5).streams
+    assert not torch.equal(after["Y"].code, before["Y"].code)
+    for key in ("Cb", "Cr"):
+        assert same(after[key][1:6], before[key][1:6])  # what is sent never depends on luma
+        assert torch.equal(after[key].x_hat, before[key].x_hat) is not borrows
+
+
+@torch.no_grad()
+def test_the_two_colours_do_not_see_each_other():
+    model, x = tiny("fusion"), noise(16, 24)
+    before = model(x, 0.5).streams
+    shake(model.streams["Cb"])
+    after = model(x, 0.5).streams
+    assert not torch.equal(after["Cb"].code, before["Cb"].code)
+    assert same(after["Cr"], before["Cr"])
+
+
+@pytest.mark.parametrize("fuse, uses_the_decoder", [("codes", False), ("features", True)])
+def test_fusion_takes_lumas_code_or_its_decoders_features(fuse, uses_the_decoder):
+    model, x = tiny(fuse=fuse), noise(16, 24)
+    taken = model.streams["Cb"].decoder.luma
+    assert isinstance(taken, torch.nn.Conv2d) is uses_the_decoder
+    before = model(x, 0.5)
+    grads = torch.autograd.grad(
+        before.streams["Cb"].x_hat.sum(), [*model.streams["Y"].decoder.parameters()], allow_unused=True
+    )
+    assert any(g is not None and g.abs().max() > 0 for g in grads) is uses_the_decoder
+    shake(model.streams["Y"].decoder)
+    after = model(x, 0.5)
+    assert torch.equal(after.streams["Y"].code, before.streams["Y"].code)
+    assert torch.equal(after.streams["Cb"].x_hat, before.streams["Cb"].x_hat) is not uses_the_decoder
+
+
+@torch.no_grad()
+def test_fused_features_are_those_of_lumas_decoder():
+    model, x = tiny(fuse="features"), noise(16, 24)
+    output = model(x, 0.5).streams
+    features = model.streams["Y"].decoder.features(output["Y"].code)
+    assert torch.equal(output["Cr"].x_hat, model.streams["Cr"].decoder(output["Cr"].code, features))
+    assert torch.equal(model(x, 0.5, decode=("Cr",)).streams["Cr"].x_hat, output["Cr"].x_hat)
+
+
+# ---------------------------------------------------------------------- dial and importance
+
+
+@pytest.mark.parametrize("importance", ["adaptive", "uniform"])
+@pytest.mark.parametrize("keep_first", [False, True])
+@torch.no_grad()
+def test_a_larger_dial_keeps_the_same_bits_and_more(importance, keep_first):
+    model, x = tiny(importance=importance, keep_first=keep_first), noise(32, 40)
+    dials = [-20.0, -3.0, -1.3, -0.4, 0.0, 0.6, 1.5, 3.0, 20.0]
+    outputs = [model(x, dial).streams for dial in dials]
+    for key in STREAMS["fusion"]:
+        masks = torch.stack([output[key].mask for output in outputs])
+        assert (masks.diff(dim=0) >= 0).all()
+        assert all(torch.equal(output[key].bits, outputs[0][key].bits) for output in outputs)
+        first = model.config.stream(key).even_groups()[0] if keep_first else 0
+        assert (masks[0].sum(1) == first).all()
+        assert masks[-1].all()
+        assert len(masks.flatten(1).sum(1).unique()) >= 4
+
+
+@torch.no_grad()
+def test_adaptive_levels_differ_between_positions_and_uniform_ones_do_not():
+    x = noise(64, 64)
+    for importance in IMPORTANCE:
+        model = tiny(importance=importance)
+        for dial in (-1.0, 1.0):
+            for key, stream in model(x, dial).streams.items():
+                last = model.config.stream(key).levels - 1
+                if importance == "adaptive":
+                    assert len(stream.level.unique()) > 1
+                elif importance == "uniform":
+                    share = float(torch.sigmoid(torch.tensor(dial)))
+                    assert stream.level.unique().tolist() == [int((last + 1) * share)]
+                else:
+                    assert (stream.level == last).all()
+                    assert stream.mask.all()
+
+
+@torch.no_grad()
+def test_the_dial_is_a_bias_on_the_importance_logit():
+    model, x = tiny(), noise(24, 24)
+    at_zero, at_two = (model(x, dial).streams["Y"].importance for dial in (0.0, 2.0))
+    torch.testing.assert_close(at_two, torch.sigmoid(torch.logit(at_zero) + 2), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_lambda_falls_with_the_share_that_is_sent():
+    model = tiny()
+    model.rate_slope.copy_(torch.tensor([20.0, 2.0]))
+    dial = torch.tensor([-3.0, 0.0, 3.0])
+    expected = [20 * np.exp(-2 / (1 + np.exp(-b))) for b in dial.tolist()]
+    np.testing.assert_allclose(model.lmbda(dial).numpy(), expected, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("importance", IMPORTANCE)
+def test_the_estimate_moves_the_context_models_only(importance):
+    model = tiny(importance=importance)
+    model(noise(32, 32), 0.0).estimated_bpp.sum().backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert {name.split(".")[2] for name in moved} <= {"bit_model", "level_model"}
+    for key in STREAMS["fusion"]:
+        assert f"streams.{key}.bit_model.causal.weight" in moved
+        assert (f"streams.{key}.level_model.tables" in moved) is (importance == "adaptive")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_distortion_reaches_encoder_importance_and_decoder(variant):
+    model = tiny(variant)
+    model(noise(32, 32), 0.0).x_hat.square().mean().backward()
+    for key, stream in model.streams.items():
+        for part in ("encoder", "importance", "decoder"):
+            for name, p in getattr(stream, part).named_parameters():
+                assert p.grad.abs().max() > 0, f"{key}.{part}.{name}"
+        assert all(p.grad is None for p in stream.bit_model.parameters())
+
+
+def test_a_frozen_encoder_is_run_without_gradients():
+    model = tiny()
+    model.streams["Y"].encoder.requires_grad_(False)
+    model.streams["Y"].importance.requires_grad_(False)
+    assert not model.streams["Y"].encoder_learns()
+    output = model(noise(16, 16), 0.0).streams
+    assert not output["Y"].code.requires_grad
+    assert output["Y"].x_hat.requires_grad  # its decoder still learns
+    assert output["Cb"].code.requires_grad
+    model.streams["Y"].importance.requires_grad_(True)
+    assert model(noise(16, 16), 0.0).streams["Y"].code.requires_grad
+
+
+# ------------------------------------------------------------------------------- the groups
+
+
+@torch.no_grad()
+def test_other_groups_survive_a_state_dict():
+    model, x = tiny(), noise(24, 32)
+    even = model(x, -0.5)
+    for key, sizes in {"Y": [1, 2, 3, 6], "Cr": [5, 3, 1]}.items():
+        model.streams[key].set_groups(sizes)
+    before = model(x, -0.5)
+    assert not torch.equal(before.streams["Y"].mask, even.streams["Y"].mask)
+    other = tiny(seed=5)
+    other.load_state_dict(model.state_dict())
+    assert other.streams["Y"].groups.tolist() == [1, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4]
+    assert other.streams["Cb"].groups.tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    after = other(x, -0.5)
+    for key in STREAMS["fusion"]:
+        assert same(after.streams[key], before.streams[key])
+    for name, buffer in model.named_buffers():  # the context models' masks too, which are not stored
+        assert torch.equal(other.get_buffer(name), buffer), name
+
+
+@pytest.mark.parametrize("sizes", [[3, 3, 3], [3, 3, 3, 4], [4, 4, 4, 1, 1], [12]])
+def test_groups_must_fit_the_code(sizes):
+    with pytest.raises(UsageError, match="expected 4 groups of 12"):
+        tiny().streams["Y"].set_groups(sizes)
+
+
+def test_a_group_without_bits_is_refused():
+    with pytest.raises(UsageError, match="group sizes"):
+        tiny().streams["Y"].set_groups([0, 4, 4, 4])
+
+
+@given(st.integers(2, 20), st.integers(0, 60), st.booleans())
+def test_even_groups_differ_by_one_at_most_and_grow(levels, more, keep_first):
+    count = levels - (0 if keep_first else 1)
+    config = StreamConfig(code_channels=count + more, levels=levels, keep_first=keep_first)
+    sizes = config.even_groups()
+    assert (len(sizes), sum(sizes)) == (count, count + more)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] - sizes[0] <= 1
+
+
+# ---------------------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"stem": "patches"}, "did you mean 'patch'"),
+        ({"importance": "unifrom"}, "did you mean 'uniform'"),
+        ({"width": 0}, "width is 0: expected 1 to 1024"),
+        ({"width": 1025}, "expected 1 to 1024"),
+        ({"code_channels": 1025}, "code_channels is 1025"),
+        ({"code_channels": 30}, "32 levels need 31"),
+        ({"code_channels": 31, "keep_first": True}, "32 levels need 32"),
+        ({"levels": 1}, "levels is 1: expected 2 to 256"),
+        ({"levels": 257}, "levels is 257"),
+        ({"groups": 0}, "groups is 0: expected 1 to 32"),
+        ({"blocks": 33}, "blocks is 33"),
+        ({"trunk_stride": 2}, "expected 4 or 8"),
+        ({"width": 8.0}, "width is 8.0: expected int"),
+        ({"width": "8"}, "width is '8': expected int"),
+        ({"levels": True}, "levels is True: expected int"),
+        ({"keep_first": 1}, "keep_first is 1: expected bool"),
+        ({"stem": None}, "stem is None: expected str"),
+    ],
+)
+def test_a_streams_bad_value_is_named(changes, message):
+    with pytest.raises(UsageError, match=message):
+        StreamConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"variant": "fusoin"}, "did you mean 'fusion'"),
+        ({"fuse": "feature"}, "did you mean 'features'"),
+        ({"luma": {"width": 8}}, "expected StreamConfig"),
+        ({"variant": 3}, "variant is 3: expected str"),
+        ({"dial_low": "0"}, "dial_low is '0': expected float"),
+        ({"dial_low": 3.0}, "expected -20 <= low < high <= 20"),
+        ({"dial_high": 20.5}, "low < high <= 20"),
+        ({"dial_low": -21}, "-20 <= low"),
+        ({"dial_high": float("nan")}, "dial from"),
+        ({"fuse": "features", "luma": StreamConfig(trunk_stride=4)}, "luma trunks at stride 8"),
+    ],
+)
+def test_a_models_bad_value_is_named(changes, message):
+    with pytest.raises(UsageError, match=message):
+        ModelConfig(**changes)
+
+
+def test_the_bounds_themselves_are_allowed():
+    StreamConfig(width=1, code_channels=1, levels=2, groups=1, blocks=1)
+    StreamConfig(width=1024, code_channels=1024, levels=256, groups=32, blocks=32)
+    StreamConfig(code_channels=31)
+    ModelConfig(dial_low=-20, dial_high=20)
+    ModelConfig(fuse="features", color=StreamConfig(trunk_stride=4))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_configuration_survives_its_dictionary(variant):
+    config = ModelConfig(
+        variant=variant, luma=replace(LUMA, stem="strided", keep_first=True),
+        color=replace(COLOR, importance="uniform"), fuse="features", dial_low=-1.5,
+    )  # fmt: skip
+    values = config.to_dict()
+    assert values["luma"]["stem"] == "strided"
+    assert ModelConfig.from_dict(values) == config
+    assert ModelConfig.from_dict({}) == ModelConfig()
+    assert ModelConfig.from_dict({"color": {"width": 8}}).color == StreamConfig(width=8)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"vairant": "luma"}, "unknown model setting 'vairant': did you mean 'variant'"),
+        ({"luma": {"widht": 8}}, "unknown model.luma setting 'widht': did you mean 'width'"),
+        ({"luma": {"width": 0}}, "width is 0"),
+        ({"luma": 8}, "luma is 8: expected StreamConfig"),
+        ({"variant": {"width": 8}}, "variant is"),
+    ],
+)
+def test_a_bad_dictionary_is_named(values, message):
+    with pytest.raises(UsageError, match=message):
+        ModelConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("stem", ["patch", "strided"])
+@pytest.mark.parametrize("trunk_stride", [4, 8])
+@torch.no_grad()
+def test_every_stem_and_stride_codes_a_picture(stem, trunk_stride):
+    model = tiny(stem=stem, trunk_stride=trunk_stride)
+    output = model(noise(20, 27), 0.0)
+    assert output.x_hat.shape == (1, 3, 20, 27)
+    assert output.streams["Cr"].bits.shape == (1, 9, 3, 4)
+
+
+@torch.no_grad()
+def test_features_of_luma_enter_a_colour_trunk_at_a_quarter():
+    config = ModelConfig(luma=LUMA, color=replace(COLOR, trunk_stride=4), fuse="features")
+    assert Model(config)(noise(16, 24), 0.0).x_hat.shape == (1, 3, 16, 24)

@@ -1,0 +1,148 @@
+"""The weights that ship: whole, small, documented, and one dial over the rates they promise."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from golden_learned import FOLDER, QUALITY, measure, table
+from helpers import ROOT
+
+from mcml.codec import interface as codec
+from mcml.data import images
+from mcml.data import sets as data
+from mcml.lab import experiments
+from mcml.metrics import distortion as metrics
+from mcml.model import model_files, weights
+from mcml.model import validate as validation
+
+NAMES = model_files.released()
+DIALS = (-3.0, -1.5, 0.0, 1.5, 3.0)
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    found = data.image_set("embedded")
+    return [found.read(name)[:256, :256] for name in ("chelsea", "coffee", "rocket")]
+
+
+def test_something_is_released():
+    assert NAMES
+
+
+def test_all_weights_together_stay_within_their_budget():
+    files = list(model_files.released_folder().rglob("*.safetensors"))
+    assert max(path.stat().st_size for path in files) < 16 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 14e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_model_says_how_it_was_made(name):
+    _, record = weights.load_config(model_files.released_folder() / name)
+    for key in ("command", "data_hash", "seconds", "device", "steps", "photographs", "recipe"):
+        assert record[key], key
+    assert name in (ROOT / "docs" / "MODELS.md").read_text("utf-8")
+    assert "/" not in json.dumps(record["command"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_more_dial_is_more_bits_at_every_position(name, photographs):
+    model = weights.load_model(name)
+    rgb = validation.to_tensor(photographs[0])
+    before = None
+    with torch.no_grad():
+        for dial in np.linspace(-4, 4, 17):
+            output = model(rgb, float(dial), decode=(), estimate=False)
+            masks = torch.cat([stream.mask for stream in output.streams.values()], dim=1)
+            assert before is None or bool((masks >= before).all())
+            before = masks
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rate_and_quality_rise_with_the_dial_and_span_ultra_low_to_high(name, photographs):
+    model = weights.load_model(name)
+    rows = validation.validate(model, photographs, DIALS)
+    rates = [row["estimated_bpp"] for row in rows]
+    assert rates == sorted(rates)
+    assert rates[0] <= 0.1
+    assert rates[-1] >= 5 * rates[0]
+    for key in model.config.streams:
+        quality = [row[f"psnr_{key}"] for row in rows]
+        assert quality == sorted(quality)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "rgb"])
+def test_luma_beats_jpeg_at_its_estimated_rate(name, photographs):
+    model = weights.load_model(name)
+    rows = validation.validate(model, photographs, DIALS)
+    jpeg = experiments.luma_codec(photographs, "jpeg")
+    for rate in (0.2, 0.3):
+        ours = experiments.at_rate(rows, rate, "psnr_Y", "estimated_bpp_Y")
+        assert ours > experiments.at_rate(jpeg, rate, "psnr_Y", "bpp")
+
+
+# ------------------------------------------------------------------------------ their files
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_golden_file_decodes_to_the_same_integers_and_nearly_the_same_pixels(name):
+    """The digest in the file is of the integers: decoding raises if one differs."""
+    data_ = (FOLDER / f"{name}.mcml").read_bytes()
+    wanted = images.read_image(FOLDER / f"{name}.png").astype(int)
+    found = codec.get_codec(name).decode(data_).astype(int)
+    assert np.abs(found - wanted).max() <= 1
+    assert (found != wanted).mean() < 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_on_embedded_photographs_are_the_golden_ones(name):
+    for row in table():
+        if row["codec"] != name:
+            continue
+        now = measure(name, row["image"])
+        assert now["bytes"] == pytest.approx(row["bytes"], rel=0.002)  # encoders run in float
+        assert now["psnr"] == pytest.approx(row["psnr"], abs=0.02)
+        assert now["ms_ssim"] == pytest.approx(row["ms_ssim"], abs=0.0005)
+        assert now["ciede2000"] == pytest.approx(row["ciede2000"], abs=0.02)
+
+
+def test_the_models_write_the_same_bits_and_differ_in_their_decoders_alone(photographs):
+    image = photographs[1]
+    fusion, independent = (codec.get_codec(name) for name in ("fusion", "independent"))
+    first, second = fusion.encode(image, QUALITY), independent.encode(image, QUALITY)
+    assert len(first) == len(second)
+    assert first[:10] == second[:10] and first[10:18] != second[10:18]  # the model's identity
+    assert first[24:28] == second[24:28]  # the digest of the integers
+    assert np.array_equal(fusion.decode(first, luma_only=True), independent.decode(second, luma_only=True))
+
+
+def test_luma_weights_and_the_entropy_coder_are_stored_once():
+    folder = model_files.released_folder() / "independent"
+    assert not (folder / model_files.ENTROPY).exists()
+    assert not [name for name in weights.load_tensors(folder, "weights") if name.startswith("streams.Y.")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wanted_size_is_hit_by_the_one_dial(name, photographs):
+    for image in photographs:
+        for target in (0.15, 0.3, 0.5):
+            found = codec.get_codec(name).search(image, target)
+            ends = (codec.get_codec(name).dial.coarsest, codec.get_codec(name).dial.finest)
+            assert found.reached or found.quality in ends, (found.bpp, target)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_estimate_and_file_agree_within_a_percent_and_the_framing(name, photographs):
+    for image in photographs:
+        found = codec.get_codec(name).encode_detailed(image, 40.0)
+        ideal = sum(found.ideal_bits.values()) / 8
+        assert 0 <= len(found.data) - ideal <= 0.01 * ideal + 64
+
+
+def test_quality_rises_along_the_dial(photographs):
+    fusion = codec.get_codec("fusion")
+    rows = []
+    for quality in fusion.qualities:
+        data_ = fusion.encode(photographs[0], quality)
+        rows.append((len(data_), metrics.compare(photographs[0], fusion.decode(data_)).psnr))
+    assert rows == sorted(rows)

@@ -1,0 +1,250 @@
+"""Model folders: what is stored comes back, what does not fit is refused in a sentence."""
+
+import json
+import resource
+
+import pytest
+import torch
+from helpers import equal_tensors, tiny_recipe
+
+from mcml.base.config import DataError, UsageError
+from mcml.model import model_files, weights
+from mcml.model.model import VARIANTS, build
+
+
+def tiny_model(variant="luma", seed=0, **settings):
+    return build(tiny_recipe(variant, **settings).model, seed).eval()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    weights.save_model(tiny_model(), tmp_path / "model", {"steps": 3})
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_model_comes_back_as_the_float16_of_its_weights(tmp_path, variant):
+    model = tiny_model(variant, seed=4)
+    weights.save_model(model, tmp_path / "model", {"steps": 3, "note": "α"})
+    found = weights.load_model(tmp_path / "model")
+    assert found.config == model.config and not found.training
+    rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    assert equal_tensors(found.state_dict(), rounded)
+    assert weights.load_config(tmp_path / "model") == (model.config, {"steps": 3, "note": "α"})
+    rgb = torch.rand(1, 3, 24, 17, generator=torch.Generator().manual_seed(0))
+    model.load_state_dict(rounded)
+    with torch.no_grad():
+        first, second = model(rgb, 0.0), found(rgb, 0.0)
+    assert torch.equal(first.estimated_bpp, second.estimated_bpp)
+    assert torch.equal(first.x_hat, second.x_hat)
+
+
+def test_a_weight_above_what_float16_holds_is_kept(tmp_path):
+    model = tiny_model()
+    model.rate_slope.copy_(torch.tensor([70000.0, 3.3]))
+    weights.save_model(model, tmp_path / "model", {})
+    assert weights.load_model(tmp_path / "model").rate_slope.tolist() == model.rate_slope.tolist()
+
+
+def test_whole_weights_come_back_bit_for_bit(tmp_path):
+    model = tiny_model(seed=2)
+    weights.save_model(model, tmp_path / "model", {}, half=False)
+    found = weights.load_model(str(tmp_path / "model"))
+    assert equal_tensors(found.state_dict(), model.state_dict())
+    assert weights.digest(found) == weights.digest(model)
+
+
+def test_tensors_that_are_mostly_zero_take_little_room_and_come_back(tmp_path):
+    model = tiny_model(seed=2)
+    name = "streams.Y.bit_model.causal.weight"
+    weight = model.state_dict()[name]  # a view: what is written here is the model's
+    kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    weight.copy_(torch.where(kept, 0.5, 0.0))
+    weight.view(-1)[7] = -0.0
+    weights.save_model(model, tmp_path / "model", {}, half=False)
+    assert equal_tensors(weights.load_model(tmp_path / "model").state_dict(), model.state_dict())
+    stored = weights.load_tensors(tmp_path / "model", "weights")
+    assert stored[name].shape == (int(kept.sum()) + (not kept.view(-1)[7]),)
+    assert sum(value.nbytes for key, value in stored.items() if name in key) < 0.4 * weight.nbytes
+    change_tensors(tmp_path / "model", lambda t: t.update({name: t[name][1:]}))
+    with pytest.raises(DataError, match=f"values and mask of {name} disagree"):
+        weights.load_model(tmp_path / "model")
+    change_tensors(tmp_path / "model", lambda t: t.pop(f"{name}.mask"))
+    with pytest.raises(DataError, match=f"values and mask of {name} disagree"):
+        weights.load_model(tmp_path / "model")
+
+
+def test_a_folder_of_uneven_groups_decodes_with_them(tmp_path):
+    model = tiny_model()
+    model.streams["Y"].set_groups([1, 2, 3, 10])
+    weights.save_model(model, tmp_path / "model", {})
+    found = weights.load_model(tmp_path / "model")
+    rgb = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mask = found(rgb, 0.0).streams["Y"].mask[0, :, 0, 0]
+    assert int(mask.sum()) in (0, 1, 3, 6, 16)
+    assert torch.equal(found.streams["Y"].bit_model.causal_mask, model.streams["Y"].bit_model.causal_mask)
+    assert not torch.equal(
+        tiny_model().streams["Y"].bit_model.causal_mask, model.streams["Y"].bit_model.causal_mask
+    )
+
+
+def test_a_model_folder_is_replaced_as_a_whole(folder):
+    (folder / "left-over.txt").write_text("old")
+    weights.save_model(tiny_model("rgb"), folder, {})
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weights-0.safetensors"]
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert weights.load_model(folder).config.variant == "rgb"
+
+
+def test_full_disk_keeps_the_earlier_model(folder):
+    before = weights.digest(weights.load_model(folder))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"cannot be written .*nothing of it was kept") as error:
+            weights.save_model(tiny_model(seed=1), folder, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "None" not in str(error.value)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert weights.digest(weights.load_model(folder)) == before
+
+
+def test_an_error_while_a_folder_is_filled_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), weights.new_folder(tmp_path / "new") as place:
+        (place / "half").write_text("x")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+# -------------------------------------------------------------------------------- refusals
+
+
+def test_unknown_names_and_folders_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="unknown model 'no-such-model'"):
+        weights.load_model("no-such-model")
+    with pytest.raises(DataError, match="none: no such folder"):
+        weights.load_model(tmp_path / "none")
+    with pytest.raises(DataError, match="not a model folder"):
+        weights.load_model(tmp_path)
+
+
+def test_released_models_are_found_by_name_and_mistyped_ones_get_the_nearest():
+    names = model_files.released()
+    assert sorted(names) == sorted(
+        p.name for p in model_files.released_folder().glob("*") if (p / "config.json").exists()
+    )
+    for name in names:
+        assert weights.load_model(name).config == weights.load_config(model_files.released_folder() / name)[0]
+        with pytest.raises(UsageError, match=f"did you mean '{name}'"):
+            weights.load_model(f"{name}x")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("{", "not the configuration"),
+        ("[]", "not the configuration"),
+        ("{}", "not the configuration"),
+        ('{"model": {"varriant": "luma"}}', "did you mean 'variant'"),
+        ('{"model": {"variant": "luna"}}', "did you mean 'luma'"),
+        ('{"model": {"luma": {"width": "8"}}}', "width is '8': expected int"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused(folder, content, words):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(DataError, match=words) as error:
+        weights.load_model(folder)
+    assert str(folder) in str(error.value)
+
+
+def change_tensors(folder, change):
+    tensors = weights.load_tensors(folder, "weights")
+    change(tensors)
+    weights.save_tensors(folder, "weights", tensors)
+
+
+def test_missing_superfluous_and_misshapen_tensors_are_named(folder):
+    change_tensors(folder, lambda t: t.pop("rate_slope"))
+    with pytest.raises(DataError, match="another configuration: it lacks rate_slope"):
+        weights.load_model(folder)
+    change_tensors(folder, lambda t: t.update(rate_slope=torch.zeros(2), other=torch.zeros(1)))
+    with pytest.raises(DataError, match="it has other, which this model lacks"):
+        weights.load_model(folder)
+    change_tensors(folder, lambda t: (t.pop("other"), t.update(rate_slope=torch.zeros(4))))
+    with pytest.raises(DataError, match=r"rate_slope is \(4,\), expected \(2,\)"):
+        weights.load_model(folder)
+
+
+def test_weights_of_another_configuration_are_refused(folder):
+    content = json.loads((folder / "config.json").read_text())
+    content["model"]["luma"]["width"] = 9
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"of another configuration: .* expected \("):
+        weights.load_model(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_damaged_weights_are_refused_by_file(folder, damage):
+    path = folder / "weights-0.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[:-100])
+    with pytest.raises(DataError, match=r"weights-0\.safetensors"):
+        weights.load_model(folder)
+
+
+# ----------------------------------------------------------------------- digests and streams
+
+
+def test_the_digest_is_of_every_weight_and_of_nothing_else():
+    model = tiny_model()
+    before = weights.digest(model)
+    assert before == weights.digest(tiny_model()) != weights.digest(tiny_model(seed=1))
+    for name, value in model.state_dict().items():
+        entry = value.view(-1)[0]
+        old = entry.clone()
+        entry.add_(1)
+        assert weights.digest(model) != before, name
+        entry.copy_(old)
+    assert weights.digest(model.train()) == before
+
+
+def test_a_stream_is_copied_with_its_rate_slope_and_the_others_are_left():
+    source, target, fresh = tiny_model(seed=1), tiny_model("fusion"), tiny_model("fusion")
+    source.rate_slope.fill_(7.0)
+    source.streams["Y"].set_groups([1, 2, 3, 10])
+    weights.copy_stream(source, target, "Y")
+    assert equal_tensors(target.streams["Y"].state_dict(), source.streams["Y"].state_dict())
+    assert torch.equal(target.rate_slope, source.rate_slope)
+    for key in ("Cb", "Cr"):
+        assert equal_tensors(target.streams[key].state_dict(), fresh.streams[key].state_dict())
+
+
+def test_a_colour_stream_leaves_the_rate_slope():
+    source, target = tiny_model("fusion", seed=1), tiny_model("fusion")
+    source.rate_slope.fill_(7.0)
+    weights.copy_stream(source, target, "Cr")
+    assert float(target.rate_slope[0]) != 7
+    assert equal_tensors(target.streams["Cr"].state_dict(), source.streams["Cr"].state_dict())
+
+
+@pytest.mark.parametrize(
+    "source, target, key",
+    [
+        (("luma", {}), ("fusion", {}), "Cb"),
+        (("luma", {"model.luma.width": 9}), ("fusion", {}), "Y"),
+        (("luma", {"model.luma.levels": 6}), ("luma", {}), "Y"),
+        (("independent", {}), ("fusion", {}), "Cb"),
+        (("fusion", {"model.fuse": "features"}), ("fusion", {}), "Cr"),
+        (("fusion", {"model.luma.code_channels": 20}), ("fusion", {}), "Cr"),
+    ],
+)
+def test_streams_that_differ_are_not_copied(source, target, key):
+    first, second = tiny_model(source[0], **source[1]), tiny_model(target[0], seed=1, **target[1])
+    before = weights.digest(second)
+    with pytest.raises(UsageError, match=f"stream {key}: .*configured differently"):
+        weights.copy_stream(first, second, key)
+    assert weights.digest(second) == before
