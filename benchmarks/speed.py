@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from mcml.base.results import atomic_write, to_csv
+from mcml.base.files import atomic_write, to_csv
 from mcml.data.patches import PatchStore
 from mcml.model.cost import codec_cost, equal_cost_rgb, layout
 from mcml.model.model import build

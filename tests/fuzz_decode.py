@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from helpers import tiny_codec
 
-from mcml.base.config import CorruptStreamError, UnsupportedStreamError
+from mcml.base.errors import CorruptStreamError, UnsupportedStreamError
 
 REPAIRED, PARTIAL, LUMA_ONLY, FIRST_LAYER, FUSION, FITTING = 0x03, 0x04, 0x08, 0x10, 0x20, 0x40
 MOST_BYTES = 600  # of an input

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from mcml.base import config
+from mcml.base import files
 
-ROOT = config.repo_root()
+ROOT = files.repo_root()
 TINY = {
     **{
         f"model.{stream}.{name}": value

@@ -94,9 +94,9 @@ def test_nothing_in_the_repository_names_a_machine_or_a_registry():
 
 def test_a_clone_of_the_package_s_own_name_does_not_hide_it(tmp_path):
     (tmp_path / "mcml" / "results").mkdir(parents=True)  # as seen from the folder above a clone
-    code = "import mcml.base.results; print(mcml.base.results.__file__)"
+    code = "import mcml.lab.output; print(mcml.lab.output.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(ROOT / "mcml" / "base" / "results.py")
+    assert done.stdout.strip() == str(ROOT / "mcml" / "lab" / "output.py")

@@ -8,8 +8,7 @@ import tomllib
 import pytest
 from helpers import ROOT, notebooks
 
-from mcml.base import config
-from mcml.lab import jobs
+from mcml.lab import jobs, parameters
 
 
 @pytest.fixture(params=notebooks(), ids=lambda path: path.stem)
@@ -59,11 +58,11 @@ def test_parameters_cell_is_typed_commented_literals(cells):
 def test_imports_are_tagged_and_then_the_parameters_are_checked(path, cells):
     second, third = code(cells)[1:3]
     assert "nbval-ignore-output" in tags(second)
-    assert "results.banner(profile)" in source(second)
-    assert "config.check_parameters(" in source(third)
+    assert "banner(profile)" in source(second)
+    assert "parameters.check_parameters(" in source(third)
     for name in jobs.notebook_parameters(path):
         assert f"{name}={name}" in source(third), f"{name} is not checked"
-        assert name in config.CHECKS
+        assert name in parameters.CHECKS
 
 
 def test_it_ends_with_facts_saving_and_summary(cells):
@@ -114,12 +113,12 @@ def test_it_is_small_and_names_no_machine(path):
     assert "0x7f" not in said and "it/s]" not in said
 
 
-@pytest.mark.parametrize("profile", config.profiles())
+@pytest.mark.parametrize("profile", parameters.profiles())
 def test_profiles_name_only_known_parameters(profile):
     planned = jobs.plan(profile)
     assert planned
     for job in planned:
-        config.check_parameters(**job.parameters)
+        parameters.check_parameters(**job.parameters)
         assert job.parameters["profile"] == profile
 
 

@@ -11,13 +11,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mcml.__main__ import BARE
-from mcml.base import config
 from mcml.cli import train as train_cli
 from mcml.cli import train_entropy as entropy_cli
 from mcml.cli.main import app
 from mcml.codec import interface as codec
 from mcml.data import sets as data
-from mcml.lab import figures, jobs
+from mcml.lab import figures, jobs, parameters
 from mcml.metrics import artifacts
 from mcml.metrics import distortion as metrics
 from mcml.model.recipes import training_profiles
@@ -82,7 +81,7 @@ def test_every_metric_codec_profile_and_notebook_is_named():
         assert f"`{column}`" in README, column
     for name in codec.names():
         assert f"`{name}`" in README, name
-    for name in config.profiles():
+    for name in parameters.profiles():
         assert f"`{name}`" in README, name
     for path in notebooks():
         assert f"(notebooks/{path.name})" in README
@@ -91,7 +90,7 @@ def test_every_metric_codec_profile_and_notebook_is_named():
 def test_the_figure_is_what_the_code_draws():
     shown = np.asarray(Image.open(ROOT / "docs" / "figures" / "artefacts.png").convert("RGB")).astype(int)
     (artefacts,) = (path for path in notebooks() if path.name.startswith("05"))
-    names = config.parse_names(jobs.notebook_parameters(artefacts)["codecs"].default)
+    names = parameters.parse_names(jobs.notebook_parameters(artefacts)["codecs"].default)
     original = data.image_set("embedded").read("china")
     decodes = {}
     for name in names:

@@ -1,1 +1,25 @@
-"""The room `base`."""
+"""What every room needs: errors, names, files; the side of the code's grid; lazy package faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+STRIDE = 8  # side in pixels of the square that one position of the code stands for
+
+
+def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that imports what users call only when they call it.
+
+    Args:
+        package: the package's ``__name__``.
+        homes: the file of the package that holds each public name.
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    return find

@@ -1,1 +1,1 @@
-"""The room `cli`."""
+"""The command line."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mcml.base.config import CorruptStreamError, DataError, UsageError, find_inputs, pair_outputs
+from mcml.base.errors import CorruptStreamError, DataError, UsageError
+from mcml.cli.paths import find_inputs, pair_outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +88,7 @@ def compress(
             f"--output {output}: compress writes {SUFFIX} files: name it so, or end a folder with /"
         )
 
-    from mcml.base.results import atomic_write
+    from mcml.base.files import atomic_write
     from mcml.codec.learned import LearnedCodec
     from mcml.codec.rate_search import bits_per_pixel
     from mcml.metrics import distortion as metrics
@@ -165,7 +166,7 @@ def decompress(
         why = "pictures are written as PNG, which loses nothing"
         raise UsageError(f"--output {output}: {why}: name a file .png, or end a folder with /")
 
-    from mcml.base.results import read_bytes
+    from mcml.base.files import read_bytes
     from mcml.codec.container import read_header, take_stock
     from mcml.codec.learned import LearnedCodec, codec_of
     from mcml.data.images import write_png
@@ -212,7 +213,7 @@ def identify(
     ] = False,
 ) -> None:
     """Tell what .mcml files hold and whether they are whole, without decoding them."""
-    from mcml.base.results import read_bytes
+    from mcml.base.files import read_bytes
     from mcml.codec.file_contents import block, describe
 
     paths, failures = find_inputs(files, {SUFFIX}, f"{SUFFIX} file")
@@ -246,7 +247,7 @@ def shown(path: Path) -> str:
 
 
 def _check_writable(jobs: Sequence[tuple[Path, Path]]) -> None:
-    from mcml.base.results import check_writable
+    from mcml.base.files import check_writable
 
     for made in {made.parent: made for _, made in jobs}.values():
         check_writable(made)
@@ -262,7 +263,7 @@ def _report(error: DataError, path: Path | None = None) -> None:
 
 def _each(what: str, jobs: Sequence[tuple[Path, Path]], failures: Sequence[DataError], work: Work) -> None:
     """Do the work on each file, go on where one fails, print the table; exit 1 if any failed."""
-    from mcml.base.results import print_table
+    from mcml.lab.output import print_table
 
     rows: list[dict[str, Any]] = []
     failed = bool(failures)

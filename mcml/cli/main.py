@@ -14,9 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from mcml import __version__
-from mcml.base.config import DataError, McmlError, UsageError, parse_bpp_list, parse_names
+from mcml.base.errors import DataError, McmlError, UsageError
 from mcml.cli import files as file_cli
 from mcml.cli.files import progress
+from mcml.lab.parameters import parse_bpp_list, parse_names
 
 app = typer.Typer(
     name="mcml",
@@ -61,8 +62,8 @@ def compare(
 
     Two files, or two folders whose images have the same names (suffixes may differ).
     """
-    from mcml.base.results import print_table
     from mcml.data.images import read_image
+    from mcml.lab.output import print_table
     from mcml.metrics import distortion as metrics
 
     rows: list[dict[str, Any]] = []
@@ -167,10 +168,11 @@ def evaluate(
             raise UsageError(f"{path} exists: give --overwrite to replace it")
     found = image_set(folder)
 
-    from mcml.base import results
+    from mcml.base import files
     from mcml.lab import evaluate as evaluation
+    from mcml.lab import output
 
-    results.check_writable(csv)  # now, not after an hour of encoding
+    files.check_writable(csv)  # now, not after an hour of encoding
     began = time.perf_counter()
     with progress() as bar:
         task = bar.add_task("encode, decode, measure", total=None)
@@ -178,16 +180,16 @@ def evaluate(
             found.paths, names, targets, workers=workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    results.atomic_write(csv, results.to_csv(results.as_rows(table)))
+    files.atomic_write(csv, files.to_csv(output.as_rows(table)))
     record = {
         "parameters": {"folder": found.name, "codecs": names, "target_bpp": targets},
         "images": len(found.paths),
         "data_hash": found.digest,
         "seconds": round(time.perf_counter() - began, 1),
-        **results.provenance(),
+        **output.provenance(),
     }
-    results.atomic_write(record_file, json.dumps(record, indent=2) + "\n")
-    results.print_table(results.as_rows(evaluation.mean_table(table)))
+    files.atomic_write(record_file, json.dumps(record, indent=2) + "\n")
+    output.print_table(output.as_rows(evaluation.mean_table(table)))
     for sentence in evaluation.misses(table):
         print(f"note: {sentence}", file=sys.stderr)
     print(f"{len(table)} rows in {csv}", file=sys.stderr)
@@ -244,8 +246,8 @@ def _assignment(text: str) -> tuple[str, str]:
 @app.command()
 def data() -> None:
     """List the data sets: what they are, under which licence, and whether they are here."""
-    from mcml.base.results import print_table
     from mcml.data.sets import image_set, is_registered, registry
+    from mcml.lab.output import print_table
 
     rows = []
     for name, entry in registry().items():

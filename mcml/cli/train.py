@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcml.base.config import DataError, McmlError, UsageError, choose
+from mcml.base.errors import DataError, McmlError, UsageError, choose
 
 COLUMNS = ("step", "loss", "estimated bpp", "PSNR dB", "images/s", "left")
 
@@ -98,7 +98,7 @@ def _train(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     paths, digest = photographs(options.data)
     valid = photographs(options.valid)[0] if options.valid else []
-    initial = weights.load_model(options.initial) if options.initial else None
+    initial = weights.load(options.initial) if options.initial else None
     began = time.time()
     trainer = Trainer(recipe, photographs_of(paths), options.run_dir, initial=initial, report=_Bar(recipe))
     is_first = trainer.fabric.is_global_zero
@@ -131,7 +131,7 @@ def photographs(source: str) -> tuple[list[Path], str]:
     """Return a folder's images, or a registered set's where the libraries for that are installed."""
     import hashlib
 
-    from mcml.base.results import sha256
+    from mcml.base.files import sha256
     from mcml.data.images import list_images
 
     if Path(source).is_dir():
@@ -149,12 +149,12 @@ def photographs(source: str) -> tuple[list[Path], str]:
 
 
 def _evaluate(run_dir: Path, paths: Sequence[Path], device: Any) -> None:
-    from mcml.base.results import atomic_write, to_csv
+    from mcml.base.files import atomic_write, to_csv
     from mcml.data.images import read_image
     from mcml.model import validate as validation
     from mcml.model import weights
 
-    model = weights.load_model(run_dir / "model", device)  # from the file, float16 as released
+    model = weights.load(run_dir / "model", device)  # from the file, float16 as released
     rows = validation.validate(model, [read_image(path) for path in paths])
     atomic_write(run_dir / "validation.csv", to_csv(rows))
     writer = csv.writer(sys.stdout, delimiter="\t")

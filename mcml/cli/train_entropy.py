@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcml.base.config import McmlError, UsageError
+from mcml.base.errors import McmlError, UsageError
 
 LUMA_SHARE = 0.6  # of the minutes; the rest is for colour, which needs luma's model as it then is
 
@@ -57,12 +57,12 @@ def _train(options: argparse.Namespace) -> int:
     if options.threads < 1 or options.batch < 1 or options.side < 2:
         raise UsageError("--threads and --batch: expected a whole number from 1; --side: from 2")
     torch.set_num_threads(options.threads)
-    model = weights.load_model(options.model, "cuda" if torch.cuda.is_available() else "cpu")
+    model = weights.load(options.model, "cuda" if torch.cuda.is_available() else "cpu")
     record = weights.load_config(model_folder(options.model))[1]
     target = options.run_dir / "model"
     if options.like:
         entropy = entropy_tensors(model_folder(options.like))
-        _check_same(model, weights.load_model(options.like))
+        _check_same(model, weights.load(options.like))
         own = {"command": command_line(), "like": Path(options.like).name}
         weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
         return 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mcml.base.config import DataError
+from mcml.base.errors import DataError
 from mcml.codec.order import (
     KNOWN,
     LATTICES,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, features
 
-from mcml.base.config import DataError, UsageError
+from mcml.base.errors import DataError, UsageError
 from mcml.data.images import check_rgb8
 
 

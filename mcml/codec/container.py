@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from mcml.base.config import CorruptStreamError, DataError, UnsupportedStreamError
+from mcml.base.errors import CorruptStreamError, DataError, UnsupportedStreamError
 
 MAGIC = b"MCML"
 VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mcml.base.config import CorruptStreamError, DataError
+from mcml.base.errors import CorruptStreamError, DataError
 from mcml.codec import container as bitstream
 from mcml.model import model_files
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcml.base.config import choose
+from mcml.base.errors import choose
 from mcml.codec import classical
 from mcml.codec.learned import LearnedCodec
 from mcml.codec.rate_search import Codec, RateSearch, bits_per_pixel, encode_at_bpp

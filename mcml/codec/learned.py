@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from mcml.base.config import DataError, UnsupportedStreamError, UsageError
+from mcml.base.errors import DataError, UnsupportedStreamError, UsageError
 from mcml.codec import bits as entropy
 from mcml.codec import container as bitstream
 from mcml.codec.classical import Dial
@@ -67,7 +67,7 @@ class LearnedCodec:
         """Return the networks."""
         from mcml.model import weights
 
-        found = weights.load_model(self.folder)
+        found = weights.load(self.folder)
         if identity(self.folder) != self.identity:
             raise DataError(f"{self.folder}: was replaced by another model meanwhile; open it again")
         return found

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from mcml.base import STRIDE
 from mcml.model.model import Model, pad_to_multiple
-from mcml.model.networks import STRIDE
 from mcml.model.validate import to_tensor
 
 HALO = 16  # positions (128 pixels) beyond a piece's edges that its networks see

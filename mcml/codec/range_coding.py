@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from constriction import stream as constriction
 
-from mcml.base.config import CorruptStreamError
+from mcml.base.errors import CorruptStreamError
 from mcml.codec.order import ONE
 
 BIT = constriction.model.Bernoulli(perfect=False)

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 from mcml.codec.classical import Dial
 
 SMALLEST_STEP = 1e-3  # of a dial: files hardly change over less

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcml.base.config import CorruptStreamError, DataError, UsageError
+from mcml.base import STRIDE
+from mcml.base.errors import CorruptStreamError, DataError, UsageError
 from mcml.codec import bits as entropy
 from mcml.codec import container as bitstream
 from mcml.codec.container import DIGEST_BYTES, Header
 from mcml.codec.order import LEVEL_PASSES, SPREADS, flat_levels
 
-STRIDE = 8
 FULL = 100.0  # percent: every group open
 
 

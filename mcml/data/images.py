@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from mcml.base.config import DataError, is_seen
-from mcml.base.results import atomic_write, read_bytes
+from mcml.base.errors import DataError
+from mcml.base.files import atomic_write, is_seen, read_bytes
 
 EXTENSIONS = frozenset(
     f".{suffix}"

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from mcml.base.config import DataError
-from mcml.base.results import atomic_write, sha256
+from mcml.base.errors import DataError
+from mcml.base.files import atomic_write, sha256
 from mcml.data import images as images_module
 from mcml.data.images import check_rgb8, read_image
 

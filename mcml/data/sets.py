@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mcml.base.config import DataError, UsageError, choose, repo_root
-from mcml.base.results import sha256
+from mcml.base.errors import DataError, UsageError, choose
+from mcml.base.files import repo_root, sha256
 from mcml.data.images import check_stems, list_images, read_image
 
 NEAR_DUPLICATE = 10  # bits of 64 by which perceptual hashes of "the same" picture may differ

@@ -1,1 +1,1 @@
-"""The room `lab`."""
+"""What the notebooks share: parameters, output with provenance, experiments, evaluation, figures, runner."""

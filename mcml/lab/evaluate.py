@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mcml.base.config import DataError, UsageError, choose
+from mcml.base.errors import DataError, UsageError, choose
 from mcml.codec import interface as codecs
 from mcml.data.images import check_stems, read_image
 from mcml.metrics import distortion as metrics

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mcml.base.config import UsageError, parse_names
+from mcml.base.errors import UsageError
 from mcml.data import sets as data
 from mcml.data.patches import PatchStore
 from mcml.lab.evaluate import side_by_side
+from mcml.lab.parameters import parse_names
 from mcml.metrics.color import luma
 from mcml.model.cost import equal_cost_rgb
 from mcml.model.model import Model

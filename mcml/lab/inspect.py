@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from mcml.base import STRIDE
 from mcml.metrics import distortion as metrics
 from mcml.metrics.color import luma, rgb_to_lab, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
 from mcml.model import model_files, weights
 from mcml.model.model import Model, ModelOutput
-from mcml.model.networks import STRIDE
 from mcml.model.rate import BITS_PER_NAT
 from mcml.model.validate import to_tensor, validate
 from mcml.training.loss import LossConfig, multi_loss
@@ -20,7 +20,7 @@ from mcml.training.loss import LossConfig, multi_loss
 
 def released_models(*streams: str) -> dict[str, Model]:
     """Return the released models that have all of `streams`, by name; none where none are there."""
-    found = {name: weights.load_model(name) for name in model_files.released()}
+    found = {name: weights.load(name) for name in model_files.released()}
     return {name: model for name, model in found.items() if set(streams) <= set(model.streams)}
 
 

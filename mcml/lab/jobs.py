@@ -10,18 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mcml.base.config import (
-    CHECKS,
-    UsageError,
-    check_parameters,
-    choose,
-    load_profile,
-    parse_names,
-    repo_root,
-)
-from mcml.base.results import sha256
+from mcml.base.errors import UsageError, choose
+from mcml.base.files import repo_root, sha256
 from mcml.codec.interface import get_codec
 from mcml.data.sets import image_set, registry
+from mcml.lab.parameters import CHECKS, check_parameters, load_profile, parse_names
 
 NOT_CODE = ("cli.py", "jobs.py", "runner.py", "report.py")  # what a notebook's numbers cannot depend on
 

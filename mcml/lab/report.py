@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mcml.base.config import DataError
-from mcml.base.results import atomic_write, format_value, provenance
+from mcml.base.errors import DataError
+from mcml.base.files import atomic_write
+from mcml.lab.output import format_value, provenance
 
 MAX_ROWS = 40  # longer tables show their first rows and link to the CSV
 

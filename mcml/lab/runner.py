@@ -19,10 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mcml.base.config import DataError, McmlError, UsageError, results_root
-from mcml.base.results import atomic_write, command_line, replace_folder, sha256
+from mcml.base.errors import DataError, McmlError, UsageError
+from mcml.base.files import atomic_write, replace_folder, sha256
 from mcml.data.sets import data_folders
 from mcml.lab.jobs import Job, notebooks, plan
+from mcml.lab.output import command_line, results_root
 
 Progress = Callable[[str, int, int], None]  # notebook, cells done, cells in all
 

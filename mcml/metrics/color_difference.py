@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 
 RGB_TO_XYZ = (  # IEC 61966-2-1 with scikit-image's six digits
     (0.412453, 0.357580, 0.180423),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcml.base.config import DataError
+from mcml.base.errors import DataError
 from mcml.data.images import check_rgb8
 from mcml.metrics import artifacts
 from mcml.metrics.color import luma, rgb_to_lab

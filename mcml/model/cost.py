@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcml.base import STRIDE
 from mcml.model.model import Model, ModelConfig
-from mcml.model.networks import STRIDE
 
 GRID = 8  # positions a side of the code that is counted
 

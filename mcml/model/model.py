@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mcml.base.config import UsageError
+from mcml.base import STRIDE
+from mcml.base.errors import UsageError
 from mcml.metrics.color import RGB_TO_YCBCR, YCBCR_TO_RGB
-from mcml.model.networks import STRIDE, Decoder, Encoder, ImportanceHead
+from mcml.model.networks import Decoder, Encoder, ImportanceHead
 from mcml.model.quantization import binarize, channel_groups, importance_levels, masked_bits, nested_mask
 from mcml.model.rate import BITS_PER_NAT, BitModel, LevelModel, bits_of
 from mcml.model.settings import STREAMS, VARIANTS, ModelConfig, StreamConfig

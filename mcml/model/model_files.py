@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mcml.base.config import DataError, UnsupportedStreamError, choose, repo_root
+from mcml.base.errors import DataError, UnsupportedStreamError, choose
+from mcml.base.files import repo_root
 
 ENTROPY = "entropy-0.safetensors"
 IDENTITY_BYTES = 8  # of the identity that a file carries

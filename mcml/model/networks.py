@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-STRIDE = 8  # side in pixels of the square that one position of the code stands for
+from mcml.base import STRIDE
 
 
 class ResidualBlock(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 
 
 class _Binarize(torch.autograd.Function):

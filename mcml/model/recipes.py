@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mcml.base.config import UsageError, choose
+from mcml.base.errors import UsageError, choose
 from mcml.model.model import VARIANTS, ModelConfig
 from mcml.training.loss import LossConfig
 

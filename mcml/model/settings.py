@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from mcml.base.config import UsageError, choose
-from mcml.model.networks import STRIDE
+from mcml.base import STRIDE
+from mcml.base.errors import UsageError, choose
 
 VARIANTS = {
     "luma": "Y alone",

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcml.base.config import DataError, UsageError
-from mcml.base.results import replace_folder
+from mcml.base.errors import DataError, UsageError
+from mcml.base.files import replace_folder
 from mcml.model.model import Model, ModelConfig
 from mcml.model.model_files import ENTROPY, entropy_tensors, model_folder, read_config
 
@@ -169,7 +169,7 @@ def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
         raise DataError(f"{path}: not the configuration of a model of this version ({error})") from error
 
 
-def load_model(folder: Path | str, device: str | torch.device = "cpu") -> Model:
+def load(folder: Path | str, device: str | torch.device = "cpu") -> Model:
     """Build a model from a folder, or from the name of a released one.
 
     Args:

@@ -1,1 +1,1 @@
-"""The room `training`."""
+"""How networks and entropy coders learn: losses, starts, the trainer, checkpoints."""

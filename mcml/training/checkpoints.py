@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcml.base.config import DataError, UsageError
-from mcml.base.results import atomic_write
+from mcml.base.errors import DataError, UsageError
+from mcml.base.files import atomic_write
 from mcml.model.model import Model
 from mcml.model.recipes import Recipe, flat
 from mcml.model.weights import load_into, load_tensors, new_folder, save_tensors

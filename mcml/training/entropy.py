@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcml.base.config import DataError
+from mcml.base import STRIDE
+from mcml.base.errors import DataError
 from mcml.codec.context_model import ContextModel
 from mcml.codec.order import LEVEL_PASSES, ONE, SPREADS, level_context, level_passes
 from mcml.model.model import Model
-from mcml.model.networks import STRIDE
 from mcml.model.validate import to_tensor
 from mcml.model.weights import load_into, load_tensors, save_tensors
 from mcml.training.processes import caught_signals

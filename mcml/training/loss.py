@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mcml.base.config import UsageError, choose
+from mcml.base.errors import UsageError, choose
 from mcml.metrics.color_difference import cie76, ciede2000
 
 CHANNELS = {"Y": 1, "Cb": 1, "Cr": 1, "RGB": 3}  # streams and their planes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from mcml.base.config import McmlError
+from mcml.base.errors import McmlError
 
 DIVERGED = 20.0  # a mean loss this many times the best so far stops the run
 HEAD = ("loss", "distortion", "rate", "weighted_rate", "color", "gradient_norm")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcml.base.config import UsageError
-from mcml.model.networks import STRIDE
+from mcml.base import STRIDE
+from mcml.base.errors import UsageError
 
 PRICE = 0.15  # bits a position and bit on top of its entropy: skewed bits are not free in practice
 CANDIDATES = 16  # thresholds tried in a cell

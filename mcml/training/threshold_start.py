@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mcml.base.config import UsageError
+from mcml.base import STRIDE
+from mcml.base.errors import UsageError
 from mcml.model.model import Model, Stream, StreamOutput
-from mcml.model.networks import STRIDE, Entry
+from mcml.model.networks import Entry
 from mcml.model.quantization import masked_bits
 from mcml.training.threshold_design import ThresholdCode, dct_basis, design
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcml.base.config import DataError, UsageError
-from mcml.base.results import check_writable
+from mcml.base.errors import DataError, UsageError
+from mcml.base.files import check_writable
 from mcml.data.patches import PatchStore, draw_patches
 from mcml.model.model import Model, build
 from mcml.model.recipes import PARTS, Recipe

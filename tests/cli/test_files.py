@@ -13,10 +13,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from data.test_images import BLUE, GREEN, RED, icc
 from PIL import Image
-from test_images import BLUE, GREEN, RED, icc
 
-from mcml.base.results import format_value
 from mcml.cli import main as cli
 from mcml.codec import container as bitstream
 from mcml.codec import interface as codec
@@ -24,6 +23,7 @@ from mcml.codec.learned import LearnedCodec
 from mcml.data import images
 from mcml.data.images import read_image
 from mcml.lab import evaluate as evaluation
+from mcml.lab.output import format_value
 from mcml.metrics import distortion as metrics
 
 COLUMNS = ["image", "size", "bytes", "bpp", "quality", "psnr", "ms_ssim", "ciede2000", "seconds"]

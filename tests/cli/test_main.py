@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from mcml import __version__
-from mcml.base.results import format_value
 from mcml.codec import interface as codec
 from mcml.data import sets as data
 from mcml.data.images import read_image
 from mcml.lab import evaluate as evaluation
+from mcml.lab.output import format_value
 from mcml.metrics import distortion as metrics
 
 PLAIN = {"_TYPER_FORCE_DISABLE_TERMINAL": "1"}  # GitHub's runners make typer colour its help

@@ -15,7 +15,7 @@ import torch
 from helpers import ROOT, equal_tensors, tiny_arguments
 from PIL import Image
 
-from mcml.base.results import sha256
+from mcml.base.files import sha256
 from mcml.cli import train as train_cli
 from mcml.model import weights
 from mcml.model.model import VARIANTS
@@ -66,7 +66,7 @@ def test_train_writes_a_model_a_log_and_its_validation(photo_folder, tmp_path):
     assert log[-1]["spent"] == 1
     assert all(math.isfinite(value) for row in log for value in row.values())
 
-    model = weights.load_model(run / "model")
+    model = weights.load(run / "model")
     averaged = weights.load_tensors(run / "checkpoint-00000004", "averaged")
     rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in averaged.items()}
     assert equal_tensors(model.state_dict(), rounded)
@@ -145,10 +145,10 @@ def test_a_run_that_was_killed_and_then_terminated_goes_on_to_the_same_end(photo
 
 def test_colour_is_trained_on_the_luma_of_another_run(photo_folder, tmp_path):
     assert train_cli.main(arguments(photo_folder, tmp_path / "luma")) == 0
-    luma = weights.load_model(tmp_path / "luma" / "model")
+    luma = weights.load(tmp_path / "luma" / "model")
     more = ["--variant", "fusion", "--from", str(tmp_path / "luma" / "model"), "--train", "Cb,Cr"]
     assert train_cli.main(arguments(photo_folder, tmp_path / "fusion", 3, *more)) == 0
-    fusion = weights.load_model(tmp_path / "fusion" / "model")
+    fusion = weights.load(tmp_path / "fusion" / "model")
     assert equal_tensors(fusion.streams["Y"].state_dict(), luma.streams["Y"].state_dict())
     record = weights.load_config(tmp_path / "fusion" / "model")[1]
     assert record["from"] == {"name": "model", "sha256": weights.digest(luma)}

@@ -40,7 +40,7 @@ def test_a_model_gets_a_coder_and_writes_files(model_of, photo_folder, tmp_path)
     coder = LearnedCodec(out / "model")
     assert coder.decode(coder.encode(image, 50.0)).shape == image.shape
     assert equal_tensors(
-        weights.load_model(out / "model").state_dict(), weights.load_model(model_of("fusion")).state_dict()
+        weights.load(out / "model").state_dict(), weights.load(model_of("fusion")).state_dict()
     )
     before = model_files.entropy_tensors(out / "model")
     assert run(*words, "--run-dir", out) == 0  # goes on from the context models there
@@ -55,8 +55,8 @@ def test_a_coder_is_taken_over_only_where_bits_are_the_same(model_of, photo_fold
     source = tmp_path / "a" / "model"
     assert run("--model", model_of("independent", 6), "--like", source, "--run-dir", tmp_path / "b") == 2
     assert "differ" in capsys.readouterr().err
-    other = weights.load_model(model_of("fusion", 7))
-    mine = weights.load_model(source)
+    other = weights.load(model_of("fusion", 7))
+    mine = weights.load(source)
     for key, stream in other.streams.items():
         stream.encoder.load_state_dict(mine.streams[key].encoder.state_dict())
         if stream.importance is not None:

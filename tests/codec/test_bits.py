@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from mcml.base.config import CorruptStreamError, DataError
+from mcml.base.errors import CorruptStreamError, DataError
 from mcml.codec import bits as entropy
 from mcml.codec.bits import BitCoder, Reader, Writer
 from mcml.codec.context_model import ContextModel

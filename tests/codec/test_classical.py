@@ -16,7 +16,7 @@ from PIL import Image, JpegImagePlugin
 from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio
 
-from mcml.base.config import DataError, UsageError
+from mcml.base.errors import DataError, UsageError
 from mcml.codec.classical import CODECS, Dial
 from mcml.data import sets as data
 from mcml.lab.evaluate import evaluate_qualities

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcml.base.config import CorruptStreamError, DataError, UnsupportedStreamError
+from mcml.base.errors import CorruptStreamError, DataError, UnsupportedStreamError
 from mcml.codec import container as bitstream
 from mcml.codec.container import MAX_PIXELS, MAX_SIDE, Header
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 from mcml.codec import interface as codec
 
 ASTRONAUT = data.astronaut()[:384]

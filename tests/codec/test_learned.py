@@ -15,7 +15,7 @@ from helpers import tiny_codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcml.base.config import CorruptStreamError, DataError, UnsupportedStreamError, UsageError
+from mcml.base.errors import CorruptStreamError, DataError, UnsupportedStreamError, UsageError
 from mcml.codec import container as bitstream
 from mcml.codec import interface as codec
 from mcml.codec import neural

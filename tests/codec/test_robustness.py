@@ -12,7 +12,7 @@ import pytest
 from helpers import tiny_codec
 from PIL import Image
 
-from mcml.base.config import CorruptStreamError, UnsupportedStreamError
+from mcml.base.errors import CorruptStreamError, UnsupportedStreamError
 from mcml.codec import container as bitstream
 from mcml.codec.container import Header
 from mcml.codec.learned import codec_of

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 from skimage import data
 
-from mcml.base.config import DataError
+from mcml.base.errors import DataError
 from mcml.data.images import EXTENSIONS, check_rgb8, decode_image, list_images, read_image, write_png
 
 PHOTO = np.ascontiguousarray(data.astronaut()[60:108, 170:234])

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from scipy.stats import chisquare
 
-from mcml.base.config import DataError
+from mcml.base.errors import DataError
 from mcml.data.patches import PatchStore
 
 SIZES = [(5, 4), (3, 6), (1, 9), (2, 2), (6, 1)]  # two of them too small for a patch of 2

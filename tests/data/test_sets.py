@@ -14,7 +14,8 @@ import pytest
 import skimage
 from PIL import Image
 
-from mcml.base.config import DataError, McmlError, UsageError, repo_root
+from mcml.base.errors import DataError, McmlError, UsageError
+from mcml.base.files import repo_root
 from mcml.data import sets as data
 
 EMBEDDED = ["astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "china", "flower"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 from mcml.codec import interface as codec
 from mcml.lab.color_statistics import (
     STREAMS,

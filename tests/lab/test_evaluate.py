@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mcml.base.config import DataError, UsageError
+from mcml.base.errors import DataError, UsageError
 from mcml.codec import interface as codec
 from mcml.data.images import read_image
 from mcml.lab import evaluate as evaluation

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mcml.base.config import DataError, UsageError
+from mcml.base.errors import DataError, UsageError
 from mcml.data import sets as data
 from mcml.lab import experiments
 from mcml.model.cost import codec_cost

@@ -8,9 +8,9 @@ import subprocess
 import pytest
 from matplotlib.figure import Figure
 
-from mcml.base import results
-from mcml.base.config import DataError
+from mcml.base.errors import DataError
 from mcml.lab import report
+from mcml.lab.output import Output
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -19,7 +19,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 def folder(tmp_path, monkeypatch):
     """A profile with one notebook's results: two tables and a figure."""
     monkeypatch.setenv("MCML_RESULTS", str(tmp_path))
-    output = results.Output("01_first", "small", {"profile": "small"}, data_hash="abc", seed=7)
+    output = Output("01_first", "small", {"profile": "small"}, data_hash="abc", seed=7)
     output.table("short", [{"image": "0001", "codec": "a<b", "psnr": 31.456}], "A <short> table.")
     output.table("long", [{"n": n, "psnr": float("inf")} for n in range(60)], "A long table.")
     figure = Figure(figsize=(3, 2))

@@ -11,16 +11,16 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mcml.base import config
-from mcml.base.config import DataError, UsageError
-from mcml.lab import jobs, runner
+from mcml.base import files
+from mcml.base.errors import DataError, UsageError
+from mcml.lab import jobs, parameters, runner
 
 PARAMETERS = """profile: str = "small"  # folder of results
 seed: int = 0  # any whole number
 scale: float = 1.0  # factor
 mode: str = "good"  # good, bad or silent"""
-WORK = """from mcml.base import results
-output = results.Output(NAME, profile, {"seed": seed, "scale": scale}, seed=seed)
+WORK = """from mcml.lab.output import Output
+output = Output(NAME, profile, {"seed": seed, "scale": scale}, seed=seed)
 if mode == "bad":
     raise ValueError(f"seed {seed} is not liked")
 if mode != "silent":
@@ -46,7 +46,7 @@ def checkout(tmp_path, monkeypatch):
     for name in ("01_first", "02_second"):
         write_notebook(root / "notebooks" / f"{name}.ipynb", name)
     (root / "notebooks" / "profiles" / "small.toml").write_text("[01_first]\nseed = 3\n\n[02_second]\n")
-    for module in (config, jobs):
+    for module in (parameters, jobs):
         monkeypatch.setattr(module, "repo_root", lambda: root)
     monkeypatch.setenv("MCML_RESULTS", str(tmp_path / "results"))
     return root
@@ -183,12 +183,12 @@ def test_a_dead_kernel_and_bad_input_in_a_cell_are_explained(checkout, tmp_path)
     for line, kind, words in (
         ("import os; os._exit(1)", runner.NotebookError, "its kernel did not start, or died"),
         (
-            "from mcml.base.config import DataError\nraise DataError('x.png: damaged')",
+            "from mcml.base.errors import DataError\nraise DataError('x.png: damaged')",
             DataError,
             "02_second: x.png: damaged",
         ),
         (
-            "from mcml.base.config import UsageError\nraise UsageError('no such thing')",
+            "from mcml.base.errors import UsageError\nraise UsageError('no such thing')",
             UsageError,
             "no such thing",
         ),
@@ -249,8 +249,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_results(checkout, tmp_path):
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 {limit}
 from pathlib import Path
-from mcml.base.config import DataError
-from mcml.base.results import Output
+from mcml.base.errors import DataError
+from mcml.lab.output import Output
 output = Output("01_first", "small", {{}})
 try:
     output.table("big", [{{"n": i}} for i in range(1000)], "Too big.")
@@ -331,7 +331,7 @@ def test_the_record_of_a_run_says_how_it_was_made(checkout, tmp_path):
 
 def test_nbval_leaves_the_results_of_real_runs_alone(tmp_path):
     """As a user would: with a results folder that holds something, from the repository's root."""
-    results = config.repo_root() / "results"
+    results = files.repo_root() / "results"
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*")}
     command = [
         sys.executable,
@@ -346,7 +346,7 @@ def test_nbval_leaves_the_results_of_real_runs_alone(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MCML_RESULTS", "PYTEST_"))}
     done = subprocess.run(
         [*command, "notebooks/01_data_preparation.ipynb"],
-        cwd=config.repo_root(),
+        cwd=files.repo_root(),
         env=environment,
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.autograd import gradcheck
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 from mcml.metrics import color
 from mcml.metrics import distortion as metrics
 from mcml.metrics.color_difference import cie76, ciede2000, ciede2000_lab, lab

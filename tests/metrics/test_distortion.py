@@ -17,7 +17,7 @@ from skimage import data
 from torch.nn.functional import avg_pool2d
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from mcml.base.config import DataError
+from mcml.base.errors import DataError
 from mcml.metrics import artifacts
 from mcml.metrics import distortion as metrics
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 from mcml.metrics import color
 from mcml.model.model import Model, build, pad_to_multiple
 from mcml.model.settings import IMPORTANCE, STREAMS, VARIANTS, ModelConfig, StreamConfig

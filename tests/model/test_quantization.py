@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 from mcml.model.quantization import binarize, channel_groups, importance_levels, masked_bits, nested_mask
 
 LEVELS = 8

@@ -3,7 +3,7 @@
 import pytest
 from helpers import TINY
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 from mcml.model import recipes
 from mcml.model.model import VARIANTS
 from mcml.model.recipes import Recipe, from_dict, load_recipe, training_profiles

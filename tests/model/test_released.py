@@ -47,7 +47,7 @@ def test_each_model_says_how_it_was_made(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_more_dial_is_more_bits_at_every_position(name, photographs):
-    model = weights.load_model(name)
+    model = weights.load(name)
     rgb = validation.to_tensor(photographs[0])
     before = None
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_more_dial_is_more_bits_at_every_position(name, photographs):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rate_and_quality_rise_with_the_dial_and_span_ultra_low_to_high(name, photographs):
-    model = weights.load_model(name)
+    model = weights.load(name)
     rows = validation.validate(model, photographs, DIALS)
     rates = [row["estimated_bpp"] for row in rows]
     assert rates == sorted(rates)
@@ -73,7 +73,7 @@ def test_rate_and_quality_rise_with_the_dial_and_span_ultra_low_to_high(name, ph
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "rgb"])
 def test_luma_beats_jpeg_at_its_estimated_rate(name, photographs):
-    model = weights.load_model(name)
+    model = weights.load(name)
     rows = validation.validate(model, photographs, DIALS)
     jpeg = experiments.luma_codec(photographs, "jpeg")
     for rate in (0.2, 0.3):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import equal_tensors, tiny_recipe
 
-from mcml.base.config import DataError, UsageError
+from mcml.base.errors import DataError, UsageError
 from mcml.model import model_files, weights
 from mcml.model.model import VARIANTS, build
 
@@ -26,7 +26,7 @@ def folder(tmp_path):
 def test_a_model_comes_back_as_the_float16_of_its_weights(tmp_path, variant):
     model = tiny_model(variant, seed=4)
     weights.save_model(model, tmp_path / "model", {"steps": 3, "note": "α"})
-    found = weights.load_model(tmp_path / "model")
+    found = weights.load(tmp_path / "model")
     assert found.config == model.config and not found.training
     rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     assert equal_tensors(found.state_dict(), rounded)
@@ -43,13 +43,13 @@ def test_a_weight_above_what_float16_holds_is_kept(tmp_path):
     model = tiny_model()
     model.rate_slope.copy_(torch.tensor([70000.0, 3.3]))
     weights.save_model(model, tmp_path / "model", {})
-    assert weights.load_model(tmp_path / "model").rate_slope.tolist() == model.rate_slope.tolist()
+    assert weights.load(tmp_path / "model").rate_slope.tolist() == model.rate_slope.tolist()
 
 
 def test_whole_weights_come_back_bit_for_bit(tmp_path):
     model = tiny_model(seed=2)
     weights.save_model(model, tmp_path / "model", {}, half=False)
-    found = weights.load_model(str(tmp_path / "model"))
+    found = weights.load(str(tmp_path / "model"))
     assert equal_tensors(found.state_dict(), model.state_dict())
     assert weights.digest(found) == weights.digest(model)
 
@@ -62,23 +62,23 @@ def test_tensors_that_are_mostly_zero_take_little_room_and_come_back(tmp_path):
     weight.copy_(torch.where(kept, 0.5, 0.0))
     weight.view(-1)[7] = -0.0
     weights.save_model(model, tmp_path / "model", {}, half=False)
-    assert equal_tensors(weights.load_model(tmp_path / "model").state_dict(), model.state_dict())
+    assert equal_tensors(weights.load(tmp_path / "model").state_dict(), model.state_dict())
     stored = weights.load_tensors(tmp_path / "model", "weights")
     assert stored[name].shape == (int(kept.sum()) + (not kept.view(-1)[7]),)
     assert sum(value.nbytes for key, value in stored.items() if name in key) < 0.4 * weight.nbytes
     change_tensors(tmp_path / "model", lambda t: t.update({name: t[name][1:]}))
     with pytest.raises(DataError, match=f"values and mask of {name} disagree"):
-        weights.load_model(tmp_path / "model")
+        weights.load(tmp_path / "model")
     change_tensors(tmp_path / "model", lambda t: t.pop(f"{name}.mask"))
     with pytest.raises(DataError, match=f"values and mask of {name} disagree"):
-        weights.load_model(tmp_path / "model")
+        weights.load(tmp_path / "model")
 
 
 def test_a_folder_of_uneven_groups_decodes_with_them(tmp_path):
     model = tiny_model()
     model.streams["Y"].set_groups([1, 2, 3, 10])
     weights.save_model(model, tmp_path / "model", {})
-    found = weights.load_model(tmp_path / "model")
+    found = weights.load(tmp_path / "model")
     rgb = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         mask = found(rgb, 0.0).streams["Y"].mask[0, :, 0, 0]
@@ -94,11 +94,11 @@ def test_a_model_folder_is_replaced_as_a_whole(folder):
     weights.save_model(tiny_model("rgb"), folder, {})
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weights-0.safetensors"]
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
-    assert weights.load_model(folder).config.variant == "rgb"
+    assert weights.load(folder).config.variant == "rgb"
 
 
 def test_full_disk_keeps_the_earlier_model(folder):
-    before = weights.digest(weights.load_model(folder))
+    before = weights.digest(weights.load(folder))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
     try:
@@ -108,7 +108,7 @@ def test_full_disk_keeps_the_earlier_model(folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "None" not in str(error.value)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
-    assert weights.digest(weights.load_model(folder)) == before
+    assert weights.digest(weights.load(folder)) == before
 
 
 def test_an_error_while_a_folder_is_filled_leaves_nothing(tmp_path):
@@ -123,11 +123,11 @@ def test_an_error_while_a_folder_is_filled_leaves_nothing(tmp_path):
 
 def test_unknown_names_and_folders_are_refused(tmp_path):
     with pytest.raises(UsageError, match="unknown model 'no-such-model'"):
-        weights.load_model("no-such-model")
+        weights.load("no-such-model")
     with pytest.raises(DataError, match="none: no such folder"):
-        weights.load_model(tmp_path / "none")
+        weights.load(tmp_path / "none")
     with pytest.raises(DataError, match="not a model folder"):
-        weights.load_model(tmp_path)
+        weights.load(tmp_path)
 
 
 def test_released_models_are_found_by_name_and_mistyped_ones_get_the_nearest():
@@ -136,9 +136,9 @@ def test_released_models_are_found_by_name_and_mistyped_ones_get_the_nearest():
         p.name for p in model_files.released_folder().glob("*") if (p / "config.json").exists()
     )
     for name in names:
-        assert weights.load_model(name).config == weights.load_config(model_files.released_folder() / name)[0]
+        assert weights.load(name).config == weights.load_config(model_files.released_folder() / name)[0]
         with pytest.raises(UsageError, match=f"did you mean '{name}'"):
-            weights.load_model(f"{name}x")
+            weights.load(f"{name}x")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_released_models_are_found_by_name_and_mistyped_ones_get_the_nearest():
 def test_a_configuration_that_is_none_is_refused(folder, content, words):
     (folder / "config.json").write_text(content)
     with pytest.raises(DataError, match=words) as error:
-        weights.load_model(folder)
+        weights.load(folder)
     assert str(folder) in str(error.value)
 
 
@@ -168,13 +168,13 @@ def change_tensors(folder, change):
 def test_missing_superfluous_and_misshapen_tensors_are_named(folder):
     change_tensors(folder, lambda t: t.pop("rate_slope"))
     with pytest.raises(DataError, match="another configuration: it lacks rate_slope"):
-        weights.load_model(folder)
+        weights.load(folder)
     change_tensors(folder, lambda t: t.update(rate_slope=torch.zeros(2), other=torch.zeros(1)))
     with pytest.raises(DataError, match="it has other, which this model lacks"):
-        weights.load_model(folder)
+        weights.load(folder)
     change_tensors(folder, lambda t: (t.pop("other"), t.update(rate_slope=torch.zeros(4))))
     with pytest.raises(DataError, match=r"rate_slope is \(4,\), expected \(2,\)"):
-        weights.load_model(folder)
+        weights.load(folder)
 
 
 def test_weights_of_another_configuration_are_refused(folder):
@@ -182,7 +182,7 @@ def test_weights_of_another_configuration_are_refused(folder):
     content["model"]["luma"]["width"] = 9
     (folder / "config.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"of another configuration: .* expected \("):
-        weights.load_model(folder)
+        weights.load(folder)
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing"])
@@ -193,7 +193,7 @@ def test_damaged_weights_are_refused_by_file(folder, damage):
     if damage == "cut":
         path.write_bytes(content[:-100])
     with pytest.raises(DataError, match=r"weights-0\.safetensors"):
-        weights.load_model(folder)
+        weights.load(folder)
 
 
 # ----------------------------------------------------------------------- digests and streams

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import equal_tensors, tiny_recipe
 
-from mcml.base.config import DataError, UsageError
+from mcml.base.errors import DataError, UsageError
 from mcml.data.patches import PatchStore
 from mcml.model.model import VARIANTS, Model
 from mcml.model.recipes import load_recipe, training_profiles

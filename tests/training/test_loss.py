@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 from mcml.metrics.color_difference import cie76, ciede2000
 from mcml.training.loss import LMBDA_RANGE, LossConfig, RateTarget, multi_loss
 

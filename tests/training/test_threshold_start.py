@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import fft
 
-from mcml.base.config import UsageError
+from mcml.base.errors import UsageError
 from mcml.data import sets as data
 from mcml.data.patches import PatchStore
 from mcml.lab.experiments import at_rate, luma_codec

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import equal_tensors, tiny_arguments, tiny_recipe
 
-from mcml.base.config import DataError, UsageError
+from mcml.base.errors import DataError, UsageError
 from mcml.cli import train as train_cli
 from mcml.data.patches import PatchStore
 from mcml.model.model import build

@@ -5,35 +5,37 @@ import random
 import numpy as np
 import pytest
 
-from mcml.base import config
-from mcml.base.config import CHECKS, UsageError
+from mcml.base import errors, files
+from mcml.base.errors import UsageError
+from mcml.lab import output, parameters
+from mcml.lab.parameters import CHECKS
 
 
 @pytest.fixture
 def profile_files(monkeypatch, tmp_path):
-    monkeypatch.setattr(config, "profile_folder", lambda: tmp_path)
+    monkeypatch.setattr(parameters, "profile_folder", lambda: tmp_path)
     (tmp_path / "quick.toml").write_text('[01_data]\nseed = 3\ncodecs = "webp"\n[02_more]\nbatch = 4\n')
     return tmp_path
 
 
 def test_choose_returns_a_known_name():
-    assert config.choose("codec", "webp", {"webp": 1, "jpeg420": 2}) == "webp"
+    assert errors.choose("codec", "webp", {"webp": 1, "jpeg420": 2}) == "webp"
 
 
 def test_choose_names_the_nearest_and_all_known():
     with pytest.raises(UsageError) as error:
-        config.choose("codec", "jpg420", ["webp", "jpeg420"])
+        errors.choose("codec", "jpg420", ["webp", "jpeg420"])
     assert str(error.value) == "unknown codec 'jpg420': did you mean 'jpeg420'? known are jpeg420, webp"
 
 
 def test_choose_gives_no_hint_where_nothing_is_near():
     with pytest.raises(UsageError) as error:
-        config.choose("codec", "zzzz", ["webp"])
+        errors.choose("codec", "zzzz", ["webp"])
     assert str(error.value) == "unknown codec 'zzzz': known are webp"
 
 
 def test_exit_codes_are_2_for_usage_and_1_for_data():
-    assert (UsageError.exit_code, config.DataError.exit_code) == (2, 1)
+    assert (UsageError.exit_code, errors.DataError.exit_code) == (2, 1)
 
 
 PARAMETERS = {  # name: (good values, bad values)
@@ -80,41 +82,44 @@ def test_every_check_is_tested_here():
 
 @pytest.mark.parametrize("name, value", [(n, v) for n, (good, _) in PARAMETERS.items() for v in good])
 def test_good_parameters_pass(profile_files, name, value):
-    assert config.check_parameters(**{name: value}) == {name: value}
+    assert parameters.check_parameters(**{name: value}) == {name: value}
 
 
 @pytest.mark.parametrize("name, value", [(n, v) for n, (_, bad) in PARAMETERS.items() for v in bad])
 def test_bad_parameters_are_named_with_what_was_expected(profile_files, name, value):
     with pytest.raises(UsageError) as error:
-        config.check_parameters(**{name: value})
+        parameters.check_parameters(**{name: value})
     assert str(error.value) == f"parameter {name} is {value!r}: expected {CHECKS[name][1]}"
 
 
 def test_unknown_parameter_names_the_nearest():
     with pytest.raises(UsageError, match="unknown parameter 'target_bbp': did you mean 'target_bpp'"):
-        config.check_parameters(target_bbp=0.3)
+        parameters.check_parameters(target_bbp=0.3)
 
 
 def test_rates_and_names_are_split_at_commas():
-    assert config.parse_bpp_list("0.15, 0.3,") == [0.15, 0.3]
-    assert config.parse_names(" jpeg420,webp ,") == ["jpeg420", "webp"]
-    assert config.parse_numbers("-1, 0.5,2,-1,") == [-1.0, 0.5, 2.0]
+    assert parameters.parse_bpp_list("0.15, 0.3,") == [0.15, 0.3]
+    assert parameters.parse_names(" jpeg420,webp ,") == ["jpeg420", "webp"]
+    assert parameters.parse_numbers("-1, 0.5,2,-1,") == [-1.0, 0.5, 2.0]
 
 
 @pytest.mark.parametrize("text", ["", "0.1;0.2", "0", "nan", "25"])
 def test_bad_rates_are_refused_with_an_example(text):
     with pytest.raises(UsageError, match=r"as in 0\.15,0\.3"):
-        config.parse_bpp_list(text)
+        parameters.parse_bpp_list(text)
 
 
 def test_profile_is_read_by_notebook(profile_files):
-    assert config.profiles() == ["quick"]
-    assert config.load_profile("quick") == {"01_data": {"seed": 3, "codecs": "webp"}, "02_more": {"batch": 4}}
+    assert parameters.profiles() == ["quick"]
+    assert parameters.load_profile("quick") == {
+        "01_data": {"seed": 3, "codecs": "webp"},
+        "02_more": {"batch": 4},
+    }
 
 
 def test_unknown_profile_names_the_nearest(profile_files):
     with pytest.raises(UsageError, match="unknown profile 'quik': did you mean 'quick'"):
-        config.load_profile("quik")
+        parameters.load_profile("quik")
 
 
 @pytest.mark.parametrize(
@@ -128,27 +133,27 @@ def test_unknown_profile_names_the_nearest(profile_files):
 def test_broken_profile_is_refused_by_name(profile_files, content, reason):
     (profile_files / "broken.toml").write_text(content)
     with pytest.raises(UsageError, match=f"profile broken.toml.*{reason}"):
-        config.load_profile("broken")
+        parameters.load_profile("broken")
 
 
 def test_profile_that_is_not_utf8_is_refused_by_name(profile_files):
     (profile_files / "latin.toml").write_bytes(b'[a]\nname = "caf\xe9"\n')
     with pytest.raises(UsageError, match=r"profile latin\.toml"):
-        config.load_profile("latin")
+        parameters.load_profile("latin")
 
 
 def test_results_root_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("MCML_RESULTS", str(tmp_path / "elsewhere"))
-    assert config.results_root() == tmp_path / "elsewhere"
+    assert output.results_root() == tmp_path / "elsewhere"
     monkeypatch.setenv("MCML_RESULTS", "")
-    assert config.results_root() == config.repo_root() / "results"
+    assert output.results_root() == files.repo_root() / "results"
 
 
 def test_seed_everything_makes_every_generator_repeat():
     import torch
 
     def draw():
-        config.seed_everything(5)
+        parameters.seed_everything(5)
         return random.random(), np.random.random(), torch.rand(1).item()
 
     assert draw() == draw()

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcml.base import config, results
-from mcml.base.config import DataError
+from mcml.base import files
+from mcml.base.errors import DataError
+from mcml.lab import output as output_
 
 matplotlib.use("Agg")
 
@@ -46,8 +47,8 @@ def full_disk(limit_bytes):
 
 def test_atomic_write_makes_folders_and_replaces_what_was_there(tmp_path):
     path = tmp_path / "a" / "b.txt"
-    results.atomic_write(path, "old é")
-    results.atomic_write(path, "new é")
+    files.atomic_write(path, "old é")
+    files.atomic_write(path, "new é")
     assert path.read_bytes() == "new é".encode()
     assert path.stat().st_mode & 0o777 == 0o644
     assert names(path.parent) == ["b.txt"]
@@ -55,18 +56,18 @@ def test_atomic_write_makes_folders_and_replaces_what_was_there(tmp_path):
 
 def test_a_reader_of_the_old_file_sees_it_whole_while_it_is_replaced(tmp_path):
     path = tmp_path / "table.csv"
-    results.atomic_write(path, "old")
+    files.atomic_write(path, "old")
     with path.open() as reader:
-        results.atomic_write(path, "new")
+        files.atomic_write(path, "new")
         assert reader.read() == "old"
     assert path.read_text() == "new"
 
 
 def test_atomic_write_that_fails_half_way_keeps_the_old_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "table.csv"
-    results.atomic_write(path, b"old")
+    files.atomic_write(path, b"old")
     with full_disk(1000), pytest.raises(DataError, match=r"table\.csv: cannot be written"):
-        results.atomic_write(path, b"x" * 2000)
+        files.atomic_write(path, b"x" * 2000)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["table.csv"]
 
@@ -74,7 +75,7 @@ def test_atomic_write_that_fails_half_way_keeps_the_old_file_and_leaves_no_other
 def test_atomic_write_below_a_file_is_refused_and_the_file_kept(tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(DataError, match=r"cannot be written.*choose another place"):
-        results.atomic_write(tmp_path / "file" / "x.csv", "new")
+        files.atomic_write(tmp_path / "file" / "x.csv", "new")
     assert (tmp_path / "file").read_text() == "kept"
     assert names(tmp_path) == ["file"]
 
@@ -83,7 +84,7 @@ def test_atomic_write_onto_a_folder_is_refused_and_leaves_no_other_file(tmp_path
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "inside").write_text("kept")
     with pytest.raises(DataError, match="folder: cannot be written"):
-        results.atomic_write(tmp_path / "folder", "new")
+        files.atomic_write(tmp_path / "folder", "new")
     assert names(tmp_path) == ["folder"]
     assert names(tmp_path / "folder") == ["inside"]
 
@@ -91,7 +92,7 @@ def test_atomic_write_onto_a_folder_is_refused_and_leaves_no_other_file(tmp_path
 def test_sha256_of_bytes_and_of_a_file_is_the_standard_one(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
-    assert results.sha256(b"abc") == results.sha256(tmp_path / "f") == expected
+    assert files.sha256(b"abc") == files.sha256(tmp_path / "f") == expected
 
 
 # ------------------------------------------------------------------------------------ tables
@@ -103,13 +104,13 @@ cells = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
 @given(st.lists(st.tuples(cells, st.floats(allow_nan=False), st.integers()), min_size=1))
 def test_csv_reads_back_exactly(values):
     rows = [dict(zip(("text, with comma", "real", "whole"), row, strict=True)) for row in values]
-    back = read_csv(results.to_csv(rows))
+    back = read_csv(files.to_csv(rows))
     assert [(r["text, with comma"], float(r["real"]), int(r["whole"])) for r in back] == values
 
 
 def test_csv_quotes_what_needs_it_and_keeps_missing_apart_from_nan():
     rows = [{"a": 'x,"y"\nz', "b": None, "c": math.nan}, {"a": "1", "d": math.inf}]
-    assert read_csv(results.to_csv(rows)) == [
+    assert read_csv(files.to_csv(rows)) == [
         {"a": 'x,"y"\nz', "b": "", "c": "nan", "d": ""},
         {"a": "1", "b": "", "c": "", "d": "inf"},
     ]
@@ -117,18 +118,16 @@ def test_csv_quotes_what_needs_it_and_keeps_missing_apart_from_nan():
 
 def test_csv_of_numpy_values_is_that_of_plain_ones():
     row = {"x": np.float64(0.1), "n": np.int64(3), "yes": np.bool_(True)}
-    assert (
-        results.to_csv([row]) == results.to_csv([{"x": 0.1, "n": 3, "yes": True}]) == "x,n,yes\n0.1,3,True\n"
-    )
+    assert files.to_csv([row]) == files.to_csv([{"x": 0.1, "n": 3, "yes": True}]) == "x,n,yes\n0.1,3,True\n"
 
 
 def test_rows_come_from_a_dataframe_or_from_dicts():
     rows = [{"image": "a", "bpp": 0.5}, {"image": "b", "bpp": 1.0}]
-    assert results.as_rows(pandas.DataFrame(rows)) == results.as_rows(iter(rows)) == rows
+    assert output_.as_rows(pandas.DataFrame(rows)) == output_.as_rows(iter(rows)) == rows
 
 
 def test_columns_keep_the_order_of_first_appearance():
-    assert results.columns_of([{"b": 1, "a": 2}, {"c": 3, "a": 4}]) == ["b", "a", "c"]
+    assert files.columns_of([{"b": 1, "a": 2}, {"c": 3, "a": 4}]) == ["b", "a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -149,24 +148,24 @@ def test_columns_keep_the_order_of_first_appearance():
     ],
 )
 def test_values_are_rounded_by_column(column, value, text):
-    assert results.format_value(column, value) == text
+    assert output_.format_value(column, value) == text
 
 
 def test_markdown_is_rounded_escaped_and_blank_where_missing():
     rows = [{"codec": "a|b", "psnr": 30.126}, {"psnr": math.inf, "n": 2}]
-    assert results.to_markdown(rows) == (
+    assert output_.to_markdown(rows) == (
         "| codec | psnr | n |\n| --- | --- | --- |\n| a\\|b | 30.13 |  |\n|  | inf | 2 |\n"
     )
 
 
 def test_markdown_rows_stay_on_one_line_and_columns_apart():
-    lines = results.to_markdown([{"a|b": "two\nlines"}]).splitlines()
+    lines = output_.to_markdown([{"a|b": "two\nlines"}]).splitlines()
     assert len(lines) == 3
     assert all(line.replace(r"\|", "").count("|") == 2 for line in lines)
 
 
 def test_latex_is_a_booktabs_table_with_numbers_to_the_right():
-    text = results.to_latex([{"codec": "jpeg_420", "psnr": 30.126}], "50 % of A & B #1")
+    text = output_.to_latex([{"codec": "jpeg_420", "psnr": 30.126}], "50 % of A & B #1")
     assert text.splitlines() == [
         r"\begin{table}",
         r"\caption{50 \% of A \& B \#1}",
@@ -183,7 +182,7 @@ def test_latex_is_a_booktabs_table_with_numbers_to_the_right():
 
 @pytest.mark.parametrize("character", [*"_%&#${}~^\\"])
 def test_latex_never_passes_a_special_character_as_it_stands(character):
-    line = results.to_latex([{"image": f"a{character}b"}]).splitlines()[6]
+    line = output_.to_latex([{"image": f"a{character}b"}]).splitlines()[6]
     assert line.startswith("a\\")
     assert line != rf"a{character}b \\"
 
@@ -195,7 +194,7 @@ def test_latex_never_passes_a_special_character_as_it_stands(character):
 def output(monkeypatch, tmp_path):
     monkeypatch.setenv("MCML_RESULTS", str(tmp_path))
     monkeypatch.delenv("MCML_COMMAND", raising=False)
-    return lambda: results.Output("02_demo", "quick", {"target_bpp": 0.3}, data_hash="abc", seed=7)
+    return lambda: output_.Output("02_demo", "quick", {"target_bpp": 0.3}, data_hash="abc", seed=7)
 
 
 def save_all(out):
@@ -288,13 +287,13 @@ def test_a_run_that_saves_nothing_still_records_itself(output):
 
 
 def test_provenance_names_commit_versions_and_machine():
-    record = results.provenance()
+    record = output_.provenance()
     keys = {"command", "commit", "dirty", "versions", "device", "machine", "cores", "threads", "load"}
     assert keys <= set(record)
     assert len(record["commit"]) == 40 or record["commit"] == "unknown"
     assert isinstance(record["dirty"], bool)
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert set(results.PACKAGES) <= set(record["versions"])
+    assert set(output_.PACKAGES) <= set(record["versions"])
     json.dumps(record)
 
 
@@ -302,10 +301,10 @@ def test_provenance_names_commit_versions_and_machine():
 def test_provenance_takes_every_legal_omp_num_threads(monkeypatch, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    assert results.provenance()["threads"] in ("default", 2, 4, "4,2")
+    assert output_.provenance()["threads"] in ("default", 2, 4, "4,2")
 
 
-RELEASED = sorted((config.repo_root() / "results" / "released").glob("*/run.json"))
+RELEASED = sorted((files.repo_root() / "results" / "released").glob("*/run.json"))
 
 
 @pytest.mark.parametrize("record", RELEASED, ids=lambda path: path.parent.name)
@@ -315,4 +314,4 @@ def test_released_tables_are_those_of_a_clean_run(record):
     kept = [path for path in record.parent.iterdir() if path.name != "run.json"]
     assert kept
     for path in kept:
-        assert run["files"][path.name] == results.sha256(path), path.name
+        assert run["files"][path.name] == files.sha256(path), path.name

@@ -1,11 +1,8 @@
-"""Results on disk: atomic files, tidy CSV, rounded tables, and the provenance of each run."""
+"""Results on disk: rounded tables, and the provenance of each run."""
 
 from __future__ import annotations
 
-import csv
 import datetime
-import errno
-import hashlib
 import io
 import json
 import math
@@ -15,95 +12,21 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mcml.base.config import DataError, repo_root, results_root
+from mcml.base.files import Row, _plain, atomic_write, columns_of, replace_folder, repo_root, sha256, to_csv
+
+
+def results_root() -> Path:
+    """Return the folder of results: ``MCML_RESULTS`` if set, else ``results`` of the checkout."""
+    return Path(os.environ.get("MCML_RESULTS") or repo_root() / "results").expanduser().resolve()
+
 
 PACKAGES = ("numpy", "scipy", "pandas", "pillow", "pillow-jxl-plugin", "scikit-image", "torch", "matplotlib")
-
-Row = Mapping[str, Any]
-
-
-def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: beside it first, then an atomic rename.
-
-    Raises:
-        DataError: if the folder cannot be written (read-only, full, not a folder).
-    """
-    raw = content.encode("utf-8") if isinstance(content, str) else content
-    scratch = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(scratch).chmod(0o644)  # mkstemp makes it private
-        Path(scratch).replace(path)
-    except BaseException as error:
-        if scratch is not None:
-            Path(scratch).unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise _unwritable(path, error) from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes; `DataError` with the reason if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def check_writable(path: Path) -> None:
-    """Raise `DataError` now if `atomic_write` could not write `path` later."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    reason = error.strerror or error
-    advice = "free some space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose"
-    return DataError(f"{path}: cannot be written ({reason}); {advice} another place")
-
-
-def replace_folder(new: Path, old: Path) -> None:
-    """Put folder `new` in the place of `old`, which is removed if it is there.
-
-    Raises:
-        DataError: if the folders cannot be moved.
-    """
-    retired = old.with_name(f".{old.name}.retired")
-    try:
-        shutil.rmtree(retired, ignore_errors=True)
-        if old.exists():
-            old.rename(retired)
-        new.rename(old)
-    except OSError as error:
-        raise _unwritable(old, error) from error
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def sha256(content: bytes | Path) -> str:
-    """Return the SHA-256 of bytes or of a file's bytes, in hex."""
-    if isinstance(content, Path):
-        content = read_bytes(content)
-    return hashlib.sha256(content).hexdigest()
-
-
-# ----------------------------------------------------------------------------------- tables
 
 
 def as_rows(table: Any) -> list[dict[str, Any]]:
@@ -111,26 +34,6 @@ def as_rows(table: Any) -> list[dict[str, Any]]:
     if hasattr(table, "to_dict"):
         return table.to_dict("records")
     return [dict(row) for row in table]
-
-
-def columns_of(rows: Iterable[Row]) -> list[str]:
-    """Return the union of the rows' keys in order of first appearance."""
-    return list(dict.fromkeys(key for row in rows for key in row))
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """Return rows as CSV with full precision; missing values are empty, NaN is ``nan``."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns_of(rows), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: _plain(value) for key, value in row.items()})
-    return buffer.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return "" if value is None else value
 
 
 DIGITS = {  # decimals in rounded tables; CSV keeps everything
@@ -199,9 +102,6 @@ def print_table(rows: Sequence[Row]) -> None:
     for line in cells:
         texts = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
         print("  ".join([line[0].ljust(widths[0]), *texts[1:]]).rstrip())
-
-
-# ------------------------------------------------------------------------------- provenance
 
 
 def _git(*arguments: str) -> str:

@@ -1,59 +1,15 @@
-"""Errors, folders, profiles and the checks that stop a bad value before any work begins."""
+"""Notebooks' parameters: their checks, and the profiles that set them."""
 
 from __future__ import annotations
 
-import difflib
-import glob
-import os
 import random
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-class McmlError(Exception):
-    """A mistake that the user can mend; its text is one sentence that says how."""
-
-    exit_code = 1
-
-
-class UsageError(McmlError, ValueError):
-    """An unknown name, option or parameter, or a value of the wrong kind (exit code 2)."""
-
-    exit_code = 2
-
-
-class DataError(McmlError):
-    """A file or folder that is missing, unreadable or unfit (exit code 1)."""
-
-
-class CorruptStreamError(DataError):
-    """A compressed file that is damaged, cut short or was never whole."""
-
-
-class UnsupportedStreamError(DataError):
-    """A compressed file that needs another version, model or limit than is here."""
-
-
-def repo_root() -> Path:
-    """Return the checkout that holds ``mcml``, ``notebooks`` and ``data``."""
-    return Path(__file__).resolve().parent.parent.parent
-
-
-def results_root() -> Path:
-    """Return the folder of results: ``MCML_RESULTS`` if set, else ``results`` of the checkout."""
-    return Path(os.environ.get("MCML_RESULTS") or repo_root() / "results").expanduser().resolve()
-
-
-def choose(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return `name` if it is one of `known`; else raise `UsageError` naming the nearest."""
-    names = sorted(known)
-    if name in names:
-        return name
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    raise UsageError(f"unknown {kind} '{name}': {hint}known are {', '.join(names)}")
+from mcml.base.errors import UsageError, choose
+from mcml.base.files import repo_root
 
 
 def seed_everything(seed: int) -> None:
@@ -66,113 +22,6 @@ def seed_everything(seed: int) -> None:
     numpy.random.seed(seed)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
-
-
-# -------------------------------------------------------------------- inputs and outputs
-
-
-def find_inputs(
-    words: Sequence[str], suffixes: Collection[str], what: str
-) -> tuple[list[Path], list[DataError]]:
-    """Find the files that words on a command line name.
-
-    Args:
-        words: files, folders (of files of `suffixes`; hidden ones are left out) or patterns as ``*.png``.
-        suffixes: lower case, with their dots.
-        what: what such a file is called in errors.
-
-    Returns:
-        Each file once, in order, whether there or not; and an error for each other word that names none.
-
-    Raises:
-        UsageError: for an empty word.
-    """
-    found: dict[Path, Path] = {}
-    errors = []
-    for word in words:
-        if not word:
-            raise UsageError(f"an input's name is empty: give a file, a folder or a pattern of {what}s")
-        path, missing = Path(word), f"holds no {what} ({', '.join(sorted(suffixes))})"
-        try:
-            if path.is_dir():
-                paths = sorted(p for p in path.iterdir() if is_seen(p, suffixes))
-            elif glob.has_magic(word) and not path.exists():
-                missing = "no file has a name of this pattern"
-                matching = map(Path, glob.glob(word, recursive=True))  # noqa: PTH207  (Path's: no absolute ones)
-                paths = sorted(p for p in matching if p.is_file())
-            else:
-                paths = [path]
-        except OSError as error:
-            paths, missing = [], f"cannot be read ({error.strerror})"
-        if not paths:
-            errors.append(DataError(f"{word}: {missing}"))
-        for path in paths:
-            found.setdefault(_place(path), path)
-    return list(found.values()), errors
-
-
-def is_seen(path: Path, suffixes: Collection[str]) -> bool:
-    """Say whether a folder's listing takes a path: a file of `suffixes` (lower case) that is not hidden."""
-    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-
-
-def _place(path: Path) -> Path:
-    """Return where a file is, itself not followed if it is a link."""
-    return path.parent.resolve() / path.name
-
-
-def _may_name_many(word: str) -> bool:
-    return Path(word).is_dir() or (glob.has_magic(word) and not Path(word).exists())
-
-
-def names_folder(output: str) -> bool:
-    """Say whether an output is a folder: it is one, or ends with a slash."""
-    return output.endswith(("/", os.sep)) or Path(output).is_dir()
-
-
-def pair_outputs(
-    paths: Sequence[Path], words: Sequence[str], output: str, suffix: str, overwrite: bool
-) -> list[tuple[Path, Path]]:
-    """Pair inputs with their outputs before any work is done.
-
-    Args:
-        paths: what `find_inputs` found.
-        words: what it was given: a folder, a pattern or several words make `output` a folder.
-        output: file or folder; ``""`` puts each output beside its input.
-        suffix: of the outputs.
-        overwrite: whether outputs may exist.
-
-    Raises:
-        UsageError: if an output exists, is an input, is a folder, or is that of two inputs.
-    """
-    many = len(paths) > 1 or len(words) > 1 or any(_may_name_many(w) for w in words)
-    folder = Path(output)
-    if output and many and folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {output} is a file: several inputs need a folder")
-    if output and many and folder.suffix.lower() == suffix and not names_folder(output):
-        raise UsageError(f"--output {output}: several inputs need a folder: end its name with /")
-    inputs = {_place(path) for path in paths}
-    taken: dict[Path, Path] = {}
-    pairs = []
-    for path in paths:
-        made = path.with_suffix(suffix)
-        if output:
-            made = folder / made.name if many or names_folder(output) else folder
-        place = _place(made)
-        if place in taken:
-            raise UsageError(f"{taken[place]} and {path} would both become {made}: rename one")
-        if place in inputs:
-            raise UsageError(f"{made} is an input: give another --output")
-        if made.is_dir():
-            raise UsageError(f"{made} is a folder: give another --output")
-        if made.exists() and not overwrite:
-            raise UsageError(f"{made} exists: give --overwrite to replace it")
-        taken[place] = path
-        pairs.append((path, made))
-    return pairs
-
-
-# ------------------------------------------------------------------ notebook parameters
 
 
 def _is_number(value: Any) -> bool:
@@ -296,9 +145,6 @@ def parse_numbers(text: str) -> list[float]:
 def parse_names(text: str) -> list[str]:
     """Turn ``"jpeg420, webp"`` into ``["jpeg420", "webp"]``, each name once."""
     return list(dict.fromkeys(_split_names(text)))
-
-
-# ------------------------------------------------------------------------------ profiles
 
 
 def profile_folder() -> Path:

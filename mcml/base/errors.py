@@ -1,0 +1,40 @@
+"""Errors that a user can mend, and the choice of a name among known ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class McmlError(Exception):
+    """A mistake that the user can mend; its text is one sentence that says how."""
+
+    exit_code = 1
+
+
+class UsageError(McmlError, ValueError):
+    """An unknown name, option or parameter, or a value of the wrong kind (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(McmlError):
+    """A file or folder that is missing, unreadable or unfit (exit code 1)."""
+
+
+class CorruptStreamError(DataError):
+    """A compressed file that is damaged, cut short or was never whole."""
+
+
+class UnsupportedStreamError(DataError):
+    """A compressed file that needs another version, model or limit than is here."""
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return `name` if it is one of `known`; else raise `UsageError` naming the nearest."""
+    names = sorted(known)
+    if name in names:
+        return name
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    raise UsageError(f"unknown {kind} '{name}': {hint}known are {', '.join(names)}")

@@ -1,0 +1,123 @@
+"""Files on disk: whole or not at all, hashed, and rows as CSV; where the checkout is."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcml.base.errors import DataError
+
+
+def repo_root() -> Path:
+    """Return the checkout that holds ``mcml``, ``notebooks`` and ``data``."""
+    return Path(__file__).resolve().parent.parent.parent
+
+
+def is_seen(path: Path, suffixes: Collection[str]) -> bool:
+    """Say whether a folder's listing takes a path: a file of `suffixes` (lower case) that is not hidden."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: beside it first, then an atomic rename.
+
+    Raises:
+        DataError: if the folder cannot be written (read-only, full, not a folder).
+    """
+    raw = content.encode("utf-8") if isinstance(content, str) else content
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(scratch).chmod(0o644)  # mkstemp makes it private
+        Path(scratch).replace(path)
+    except BaseException as error:
+        if scratch is not None:
+            Path(scratch).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise _unwritable(path, error) from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes; `DataError` with the reason if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise `DataError` now if `atomic_write` could not write `path` later."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    reason = error.strerror or error
+    advice = "free some space or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose"
+    return DataError(f"{path}: cannot be written ({reason}); {advice} another place")
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Put folder `new` in the place of `old`, which is removed if it is there.
+
+    Raises:
+        DataError: if the folders cannot be moved.
+    """
+    retired = old.with_name(f".{old.name}.retired")
+    try:
+        shutil.rmtree(retired, ignore_errors=True)
+        if old.exists():
+            old.rename(retired)
+        new.rename(old)
+    except OSError as error:
+        raise _unwritable(old, error) from error
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def sha256(content: bytes | Path) -> str:
+    """Return the SHA-256 of bytes or of a file's bytes, in hex."""
+    if isinstance(content, Path):
+        content = read_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+Row = Mapping[str, Any]
+
+
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """Return the union of the rows' keys in order of first appearance."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return rows as CSV with full precision; missing values are empty, NaN is ``nan``."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns_of(rows), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _plain(value) for key, value in row.items()})
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return "" if value is None else value
