@@ -109,7 +109,7 @@ def test_the_figure_is_what_the_code_draws():
 
 
 EXAMPLES = {
-    ("weights" if "weights" in text else "codec"): text
+    ("weights" if "model.load" in text else "codec"): text
     for text in re.findall(r"```python\n(.*?)```", README, re.S)
 }
 
