@@ -10,11 +10,11 @@ BIN     := .venv/bin
 READY   := .venv/.ready-$(shell { cat requirements.lock; sed '/^\[tool.pytest/,$$d' pyproject.toml; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow fuzz lab lint refresh clean
+.PHONY: help reproduce test test-slow test-portable fuzz lab lint refresh clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 reproduce: $(READY) ## Run every notebook and write results/quick/report.html (PROFILE=cpu: on Kodak)
 	@$(BIN)/mcml reproduce --profile $(PROFILE) $(ARGS)
@@ -25,6 +25,9 @@ test: $(READY) ## Run the whole test suite, notebooks included
 
 test-slow: $(READY) ## Run what is too long for every time
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-portable: $(READY) ## Run the tests as CPUs without AMX or AVX-512 would, and on 1 and 4 threads
+	@$(BIN)/python tests/portable.py $(ARGS)
 
 fuzz: $(READY) ## Feed the decoder a million damaged files (RUNS=, SECONDS=)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
