@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from mcml.base import errors, files
+from mcml.base import files
 from mcml.base.errors import UsageError
 from mcml.lab import output, parameters
 from mcml.lab.parameters import CHECKS
@@ -16,26 +16,6 @@ def profile_files(monkeypatch, tmp_path):
     monkeypatch.setattr(parameters, "profile_folder", lambda: tmp_path)
     (tmp_path / "quick.toml").write_text('[01_data]\nseed = 3\ncodecs = "webp"\n[02_more]\nbatch = 4\n')
     return tmp_path
-
-
-def test_choose_returns_a_known_name():
-    assert errors.choose("codec", "webp", {"webp": 1, "jpeg420": 2}) == "webp"
-
-
-def test_choose_names_the_nearest_and_all_known():
-    with pytest.raises(UsageError) as error:
-        errors.choose("codec", "jpg420", ["webp", "jpeg420"])
-    assert str(error.value) == "unknown codec 'jpg420': did you mean 'jpeg420'? known are jpeg420, webp"
-
-
-def test_choose_gives_no_hint_where_nothing_is_near():
-    with pytest.raises(UsageError) as error:
-        errors.choose("codec", "zzzz", ["webp"])
-    assert str(error.value) == "unknown codec 'zzzz': known are webp"
-
-
-def test_exit_codes_are_2_for_usage_and_1_for_data():
-    assert (UsageError.exit_code, errors.DataError.exit_code) == (2, 1)
 
 
 PARAMETERS = {  # name: (good values, bad values)
