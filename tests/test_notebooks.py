@@ -59,7 +59,7 @@ def test_imports_are_tagged_and_then_the_parameters_are_checked(path, cells):
     second, third = code(cells)[1:3]
     assert "nbval-ignore-output" in tags(second)
     assert "banner(profile)" in source(second)
-    assert "parameters.check_parameters(" in source(third)
+    assert "check_parameters(" in source(third)
     for name in jobs.notebook_parameters(path):
         assert f"{name}={name}" in source(third), f"{name} is not checked"
         assert name in parameters.CHECKS
