@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mcml.codec import interface as codecs
 from mcml.codec.interface import bits_per_pixel, encode_at_bpp, get_codec
 from mcml.codec.learned import LearnedCodec
 from mcml.codec.tiles import unpack
-from mcml.lab.evaluate import side_by_side
+from mcml.lab.workers import one_thread, side_by_side
 from mcml.metrics import distortion as metrics
 from mcml.metrics.color import rgb_to_lab, rgb_to_ycbcr
 
@@ -144,11 +145,11 @@ def file_rows(
         Rows of codec (the system's name), kind, image, quality, file_bytes, bpp, ideal_bpp, raw_bpp,
         psnr_Y, psnr_Cb, psnr_Cr, then the metrics' columns.
     """
-    from joblib import delayed
-
-    jobs = list(product(systems.items(), kinds))
-    tasks = (delayed(_file_rows)(n, str(f), kind, images, qualities, colors_only) for (n, f), kind in jobs)
-    return [row for rows in side_by_side(tasks, workers, len(jobs)) for row in rows]
+    calls = [
+        partial(_file_rows, name, str(folder), kind, images, qualities, colors_only)
+        for (name, folder), kind in product(systems.items(), kinds)
+    ]
+    return [row for rows in side_by_side(calls, workers) for row in rows]
 
 
 def _file_rows(
@@ -159,9 +160,6 @@ def _file_rows(
     qualities: Sequence[float],
     colors_only: bool,
 ) -> list[dict[str, Any]]:
-    import torch
-
-    torch.set_num_threads(1)
     coder, rows = LearnedCodec(folder), []
     for image_name, image in images.items():
         pixels = image.shape[0] * image.shape[1]
@@ -197,6 +195,7 @@ def _colors(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
     return {"psnr": metrics.psnr_from_mse(square), "ciede2000": float(difference.mean())}
 
 
+@one_thread()
 def time_codecs(
     names: Sequence[str], image: np.ndarray, target_bpp: float, repeats: int = 5
 ) -> list[dict[str, Any]]:
@@ -215,21 +214,14 @@ def time_codecs(
         Rows of codec, direction ("encode", "decode"), phase ("networks", "entropy", or "all" of a
         classical codec), seconds (median), bpp.
     """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        found = {name: encode_at_bpp(get_codec(name), image, target_bpp) for name in names}
+    found = {name: encode_at_bpp(get_codec(name), image, target_bpp) for name in names}
+    for name in names:
+        get_codec(name).decode(found[name].data)
+    spent: dict[tuple[str, str, str], list[float]] = {}
+    for _ in range(repeats):
         for name in names:
-            get_codec(name).decode(found[name].data)
-        spent: dict[tuple[str, str, str], list[float]] = {}
-        for _ in range(repeats):
-            for name in names:
-                for key, seconds in _once(get_codec(name), image, found[name].quality).items():
-                    spent.setdefault((name, *key), []).append(seconds)
-    finally:
-        torch.set_num_threads(threads)
+            for key, seconds in _once(get_codec(name), image, found[name].quality).items():
+                spent.setdefault((name, *key), []).append(seconds)
     return [
         {"codec": name, "direction": direction, "phase": phase, "seconds": statistics.median(values),
          "bpp": found[name].bpp}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import pandas as pd
 from mcml.base.errors import DataError, UsageError, choose
 from mcml.codec import interface as codecs
 from mcml.data.images import check_stems, read_image
+from mcml.lab.workers import side_by_side
 from mcml.metrics import distortion as metrics
 
 KEYS = ("image", "codec", "quality", "target_bpp", "bpp", "reached")
@@ -73,52 +71,11 @@ def evaluate_qualities(
 def _run(
     jobs: list[tuple[Any, ...]], workers: int, progress: Callable[[int, int], None] | None
 ) -> pd.DataFrame:
-    import joblib
-
     check_stems(list(dict.fromkeys(job[0] for job in jobs)))
     # Absolute: a pool that is used again may have been started in another folder.
-    jobs = [(Path(path).absolute(), *rest) for path, *rest in jobs]
-    rows: list[dict[str, Any]] = []
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=workers or -1, return_as="generator")
-        for count, result in enumerate(pool(joblib.delayed(_worker)(*job) for job in jobs), start=1):
-            rows += result
-            if progress:
-                progress(count, len(jobs))
+    calls = [partial(evaluate_image, Path(path).absolute(), *rest) for path, *rest in jobs]
+    rows = [row for rows in side_by_side(calls, workers, progress) for row in rows]
     return pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
-
-
-def side_by_side(tasks: Iterable[Any], workers: int, count: int) -> list[Any]:
-    """Run `joblib.delayed` calls in processes and return their results in order.
-
-    Args:
-        tasks: the calls.
-        workers: processes, 0 for as many as there are cores; 1 stays in this process.
-        count: how many calls there are: more processes are not started.
-    """
-    import joblib
-
-    with warnings.catch_warnings():  # loky starts a worker that has grown large anew, and says so
-        warnings.filterwarnings("ignore", message="A worker stopped")
-        return joblib.Parallel(n_jobs=min(workers or joblib.cpu_count(), count))(tasks)
-
-
-_watching = False
-
-
-def _worker(*job: Any) -> list[dict[str, Any]]:
-    """Run `evaluate_image` in a pool's process, which ends when its parent is killed."""
-    global _watching  # noqa: PLW0603  (one watcher a process)
-    if not _watching and multiprocessing.current_process().name != "MainProcess":
-        _watching = True
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    return evaluate_image(*job)
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def evaluate_image(

@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,8 @@ from PIL import Image
 from mcml.base.errors import UsageError
 from mcml.data import sets as data
 from mcml.data.patches import PatchStore
-from mcml.lab.evaluate import side_by_side
 from mcml.lab.parameters import parse_names
+from mcml.lab.workers import one_thread, side_by_side
 from mcml.metrics.color import luma
 from mcml.model.cost import equal_cost_rgb
 from mcml.model.model import Model
@@ -89,8 +90,9 @@ def centre(image: np.ndarray, side: int) -> np.ndarray:
     return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
+@one_thread()
 def run(
-    recipe: Recipe, images: Sequence[np.ndarray], *, initial: Model | None = None, threads: int = 1
+    recipe: Recipe, images: Sequence[np.ndarray], *, initial: Model | None = None
 ) -> tuple[Model, list[dict[str, float]]]:
     """Train in a scratch folder; the same loop as `mcml train`, without what it keeps.
 
@@ -98,14 +100,10 @@ def run(
         recipe: what to train and how.
         images: (H, W, 3) uint8 each.
         initial: a model whose streams are taken over.
-        threads: of torch, in this process.
 
     Returns:
         The model of averaged weights, and the log's rows (a row every 10 steps).
     """
-    import torch
-
-    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(recipe, PatchStore(images), Path(folder), initial=initial)
         trainer.fit(log_every=10)
@@ -125,10 +123,8 @@ def run_all(
     Returns:
         What `run` returns, by name, in the order of `jobs`.
     """
-    from joblib import delayed
-
-    tasks = (delayed(run)(job.recipe, images, initial=job.initial) for job in jobs.values())
-    return dict(zip(jobs, side_by_side(tasks, workers, len(jobs)), strict=True))
+    calls = [partial(run, job.recipe, images, initial=job.initial) for job in jobs.values()]
+    return dict(zip(jobs, side_by_side(calls, workers), strict=True))
 
 
 def with_importance(model: Model, kind: str) -> Model:

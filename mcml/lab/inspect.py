@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from mcml.base import STRIDE
+from mcml.lab.workers import one_thread, side_by_side
 from mcml.metrics import distortion as metrics
 from mcml.metrics.color import luma, rgb_to_lab, rgb_to_ycbcr, to_uint8, ycbcr_to_rgb
 from mcml.model import model_files, weights
@@ -151,9 +153,9 @@ def compare_decodes(
     return rows
 
 
+@one_thread()
 def measure(model: Model, images: Mapping[str, np.ndarray], dials: Sequence[float]) -> list[dict[str, Any]]:
     """Return `validate`'s rows and, of models of colour, the mean CIEDE2000 beside."""
-    torch.set_num_threads(1)
     labs = {name: rgb_to_lab(image) for name, image in images.items()}
     rows = validate(model, list(images.values()), dials)
     for row in rows:
@@ -174,8 +176,5 @@ def measure_all(
         dials: values of b.
         workers: processes, 0 for as many as there are cores; 1 stays in this process.
     """
-    from joblib import Parallel, cpu_count, delayed
-
-    count = min(workers or cpu_count(), len(models))
-    found = Parallel(n_jobs=count)(delayed(measure)(model, images, dials) for model in models.values())
-    return [{"system": name, **row} for name, rows in zip(models, found, strict=True) for row in rows]
+    measured = side_by_side([partial(measure, model, images, dials) for model in models.values()], workers)
+    return [{"system": name, **row} for name, rows in zip(models, measured, strict=True) for row in rows]

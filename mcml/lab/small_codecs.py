@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mcml.lab.evaluate import side_by_side
 from mcml.lab.experiments import Job, rgb_recipe, run_all, with_color_code
+from mcml.lab.workers import one_thread, side_by_side
 from mcml.model import weights
 from mcml.model.model import Model
 from mcml.model.recipes import load_recipe
@@ -50,6 +51,7 @@ def equal_systems(
     return {name: model for name, (model, _) in found.items()}
 
 
+@one_thread()
 def entropy_coder(
     model: Model, images: Sequence[np.ndarray], steps: int, *, seed: int = 0
 ) -> dict[str, np.ndarray]:
@@ -64,9 +66,6 @@ def entropy_coder(
     Returns:
         The coder's integers by "stream.name", as `mcml.weights.save_model` takes them.
     """
-    import torch
-
-    torch.set_num_threads(1)
     trainer = EntropyTrainer(model, FrozenBits(model, images), hidden=HIDDEN, seed=seed)
     trainer.fit(list(model.streams), steps=steps, batch=4, side=16)
     return trainer.export(level_tiles=8)
@@ -90,12 +89,10 @@ def make_codecs(
     Returns:
         Folders for `mcml.codec.get_codec`, by name.
     """
-    from joblib import delayed
-
     owner = {name: (coder_of or {}).get(name, name) for name in models}
     trained = list(dict.fromkeys(owner.values()))
-    tasks = (delayed(entropy_coder)(models[n], images, steps) for n in trained)
-    coder = dict(zip(trained, side_by_side(tasks, workers, len(trained)), strict=True))
+    calls = [partial(entropy_coder, models[name], images, steps) for name in trained]
+    coder = dict(zip(trained, side_by_side(calls, workers), strict=True))
     places = {name: folder / f"model-{i}" for i, name in enumerate(models)}
     for name, model in models.items():
         record = {"entropy_steps": steps, "entropy_coder_of": owner[name]}
