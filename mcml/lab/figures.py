@@ -1,13 +1,15 @@
-"""Every figure of the notebooks: arrays and tables in, a matplotlib `Figure` out.
+"""What the notebooks' figures share: a style, one look for every system, a frame, pictures, curves.
 
-One style for all: colour-blind-safe hues, a fixed colour and marker for each codec,
-units on every axis, error maps on a common, perceptually uniform scale.
+Arrays and tables in, a matplotlib `Figure` out. Hues are safe for the colour-blind, every axis has its
+unit, error maps share a perceptually uniform scale. A figure that one notebook draws once stands there.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,22 +19,41 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mcml.codec import interface as codecs
+from mcml.lab.evaluate import LOWER_IS_BETTER
 
 HUES = sns.color_palette("colorblind")
 MARKERS = "os^DvPX*"
 STREAM_HUES = {"Y": "#555555", "Cb": HUES[0], "Cr": HUES[3]}
 LABELS = {
-    "bpp": "rate (bits per pixel of the file)",
+    "bpp": "bits per pixel of the file",
+    "estimated_bpp": "estimated bits per pixel",
     "psnr": "RGB PSNR (dB)",
     "y_psnr": "luma PSNR (dB)",
+    "psnr_Y": "luma PSNR (dB)",
+    "psnr_Cb": "Cb PSNR (dB)",
+    "psnr_Cr": "Cr PSNR (dB)",
+    "psnr_color": "mean PSNR of Cb and Cr (dB)",
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
     "cmssim": "colour MS-SSIM",
-    "delta_e76": "mean CIE76 colour difference",
-    "ciede2000": "mean CIEDE2000 colour difference",
+    "delta_e76": "mean CIE76 difference",
+    "ciede2000": "mean CIEDE2000",
     "rgb_angle": "mean RGB angle (degrees)",
     "psnr_b": "PSNR-B of luma (dB)",
+}
+THIN = {"linewidth": 1.2, "zorder": 2.5}
+BROAD = {"linewidth": 4.5, "alpha": 0.45, "zorder": 2.0}  # lies behind: an equal curve on it is seen too
+LOOKS = {  # one for good, whatever else is drawn or released
+    "fusion": {"color": HUES[0], "marker": "o", "linewidth": 2.0, "zorder": 3.0},
+    "independent": {"color": HUES[1], "marker": "s", **BROAD},
+    "rgb": {"color": HUES[9], "marker": "X", "linewidth": 2.0, "zorder": 3.0},
+    "jpeg420": {"color": HUES[2], "marker": "^", **THIN},
+    "jpeg444": {"color": HUES[6], "marker": "v", **THIN},
+    "jpeg2000": {"color": HUES[3], "marker": "D", **THIN},
+    "webp": {"color": HUES[5], "marker": "P", **THIN},
+    "avif420": {"color": HUES[7], "marker": "*", **THIN},
+    "avif444": {"color": "#333333", "marker": "d", **THIN},
+    "jpegxl": {"color": HUES[4], "marker": "p", **THIN},
 }
 
 
@@ -62,14 +83,35 @@ def use_style() -> None:
     )
 
 
-def codec_style(name: str) -> dict[str, object]:
-    """Return the colour and marker that a codec has in every figure."""
-    known = codecs.names()
-    index = known.index(name) if name in known else len(known)
-    return {"color": HUES[index % len(HUES)], "marker": MARKERS[index % len(MARKERS)]}
+def look(system: str) -> dict[str, object]:
+    """Return the colour, marker and line that a system has in every figure.
+
+    A name that holds a known one ("small fusion", "fusion 36") has its colour and line, and a marker of
+    its own; one that nobody knows has a colour and marker that follow from the name alone.
+    """
+    if system in LOOKS:
+        return dict(LOOKS[system])
+    number = zlib.crc32(system.encode())
+    marker = MARKERS[number // 16 % len(MARKERS)]
+    for word in re.findall(r"\w+", system):
+        if word in LOOKS:
+            return LOOKS[word] | {"marker": marker}
+    others = sns.color_palette("dark")
+    return {"color": others[number % len(others)], "marker": marker, "linewidth": 1.6, "zorder": 2.8}
 
 
-def _picture(ax: Axes, image: np.ndarray, title: str = "") -> None:
+def panels(
+    rows: int, columns: int, width: float, height: float, title: str = ""
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure of `width` x `height` inches and its (rows, columns) axes."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    if title:
+        figure.suptitle(title, fontweight="bold")
+    return figure, axes
+
+
+def picture(ax: Axes, image: np.ndarray, title: str = "") -> None:
+    """Show (H, W, 3) uint8 without frame or ticks."""
     ax.imshow(image)
     ax.set_title(title, fontweight="normal", fontsize="small")
     ax.set_xticks([])
@@ -78,10 +120,16 @@ def _picture(ax: Axes, image: np.ndarray, title: str = "") -> None:
         spine.set_visible(False)
 
 
-def _grid(rows: int, columns: int, width: float, height: float, title: str = "") -> tuple[Figure, np.ndarray]:
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
-    if title:
-        figure.suptitle(title, fontweight="bold")
+def _tiles(
+    items: Mapping[str, np.ndarray], columns: int, width: float, title: str
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure with room for (H, W, ...) arrays of about one aspect, all axes off."""
+    columns = min(columns, len(items))
+    rows = -(-len(items) // columns)
+    aspect = np.median([item.shape[0] / item.shape[1] for item in items.values()])
+    figure, axes = panels(rows, columns, width, width / columns * aspect * rows + 0.35 * rows, title)
+    for ax in axes.flat:
+        ax.axis("off")
     return figure, axes
 
 
@@ -95,91 +143,18 @@ def gallery(
         columns: pictures in a row.
         width: of the figure in inches.
     """
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    aspect = np.median([image.shape[0] / image.shape[1] for image in images.values()])
-    figure, axes = _grid(rows, columns, width, width / columns * aspect * rows + 0.35 * rows, title)
-    for ax in axes.flat:
-        ax.axis("off")
+    figure, axes = _tiles(images, columns, width, title)
     for ax, (name, image) in zip(axes.flat, images.items(), strict=False):
         ax.axis("on")
-        _picture(ax, image, name)
-    return figure
-
-
-def stream_histograms(ycbcr: Mapping[str, np.ndarray], title: str) -> Figure:
-    """Draw the distribution of Y, Cb and Cr samples.
-
-    Args:
-        ycbcr: samples in 0..255 by stream key, any shape.
-    """
-    figure, axes = _grid(1, len(ycbcr), 9, 2.6, title)
-    for ax, (stream, values) in zip(axes.flat, ycbcr.items(), strict=True):
-        levels = np.ravel(values)
-        ax.hist(
-            levels, bins=64, range=(0, 256), density=True, histtype="stepfilled", color=STREAM_HUES[stream]
-        )
-        ax.set(title=stream, xlabel="level (0 to 255)", xlim=(0, 255), yticks=[])
-        if stream != "Y":
-            ax.axvline(128, color="black", lw=0.8, ls=":")
-    axes.flat[0].set_ylabel("share of pixels")
-    return figure
-
-
-def stacked_shares(table: pd.DataFrame, parts: Sequence[str], title: str, unit: str) -> Figure:
-    """Draw one horizontal bar a row, cut into shares that sum to 100 %.
-
-    Args:
-        table: its index names the bars; columns `parts` hold shares in 0..1.
-    """
-    figure, axes = _grid(1, 1, 9, 0.42 * len(table) + 1.3, title)
-    ax, left = axes.flat[0], np.zeros(len(table))
-    palette = [STREAM_HUES.get(part, HUES[i]) for i, part in enumerate(parts)]
-    for part, hue in zip(parts, palette, strict=True):
-        values = 100 * table[part].to_numpy()
-        ax.barh(table.index.astype(str), values, left=left, color=hue, label=part)
-        for y, (start, value) in enumerate(zip(left, values, strict=True)):
-            if value >= 6:
-                ax.text(
-                    start + value / 2, y, f"{value:.0f}", ha="center", va="center", color="white", fontsize=8
-                )
-        left += values
-    ax.set(xlim=(0, 100), xlabel=f"{unit} (%)")
-    ax.invert_yaxis()
-    ax.grid(visible=False)
-    figure.legend(loc="outside lower center", ncols=len(parts))
-    return figure
-
-
-def grouped_bars(table: pd.DataFrame, x: str, y: str, hue: str | None, title: str) -> Figure:
-    """Draw bars of column `y` over categories `x`, grouped by `hue`."""
-    figure, axes = _grid(1, 1, 9, 3, title)
-    ax = axes.flat[0]
-    sns.barplot(table, x=x, y=y, hue=hue, ax=ax, errorbar=None, color=None if hue else HUES[0])
-    ax.set(xlabel="", ylabel=LABELS.get(y, y))
-    if hue:
-        sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1), title="")
+        picture(ax, image, name)
     return figure
 
 
 def error_maps(
     maps: Mapping[str, np.ndarray], title: str, unit: str, vmax: float, columns: int = 3, width: float = 9.0
 ) -> Figure:
-    """Draw error maps side by side on one scale from 0 to `vmax`, with its colour bar.
-
-    Args:
-        maps: (H, W), non-negative, by caption.
-        unit: of the colour bar.
-    """
-    columns = min(columns, len(maps))
-    rows = -(-len(maps) // columns)
-    aspect = np.median([m.shape[0] / m.shape[1] for m in maps.values()])
-    figure, axes = _grid(
-        rows, columns, width, (width - 1) / columns * aspect * rows + 0.4 * rows + 0.2, title
-    )
-    for ax in axes.flat:
-        ax.axis("off")
-    shown = None
+    """Draw (H, W) non-negative maps by caption on one scale from 0 to `vmax`, with a colour bar of `unit`."""
+    figure, axes = _tiles(maps, columns, width, title)
     for ax, (name, values) in zip(axes.flat, maps.items(), strict=False):
         shown = ax.imshow(values, cmap="magma", vmin=0, vmax=vmax)
         ax.set_title(name, fontweight="normal", fontsize="small")
@@ -203,11 +178,117 @@ def zooms(
     """
     pictures = {"original": reference, **decodes}
     cell = width / len(pictures)
-    figure, axes = _grid(len(boxes), len(pictures), width, (cell + 0.12) * len(boxes) + 0.5, title)
+    figure, axes = panels(len(boxes), len(pictures), width, (cell + 0.12) * len(boxes) + 0.5, title)
     for index, (row, (label, (top, left, side))) in enumerate(zip(axes, boxes.items(), strict=True)):
         for ax, (name, image) in zip(row, pictures.items(), strict=True):
-            _picture(ax, image[top : top + side, left : left + side], name if index == 0 else "")
+            picture(ax, image[top : top + side, left : left + side], name if index == 0 else "")
         row[0].set_ylabel(label, fontsize="small")
+    return figure
+
+
+def bias_scatter(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3) -> Figure:
+    """Draw each block's shift of a* and b*, one panel a codec.
+
+    Args:
+        shifts: (N, 2) of (da*, db*) by codec.
+        unit: radius of the circle of one just-noticeable difference.
+    """
+    figure, axes = panels(1, len(shifts), 9.5, 9.5 / len(shifts) + 0.7, title)
+    reach = max(unit, *(float(np.abs(s).max()) for s in shifts.values())) * 1.05
+    for ax, (name, shift) in zip(axes.flat, shifts.items(), strict=True):
+        ax.scatter(shift[:, 0], shift[:, 1], s=7, alpha=0.5, color=look(name)["color"], linewidths=0)
+        ax.add_patch(plt.Circle((0, 0), unit, fill=False, color="black", lw=1))
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=name, xlabel="shift of a*")
+        if ax is not axes.flat[0]:
+            ax.set_yticklabels([])
+    axes.flat[0].set_ylabel("shift of b*")
+    return figure
+
+
+def draw_curves(
+    ax: Axes, table: pd.DataFrame, column: str, *, rate: str = "bpp", by: str = "codec",
+    dashed: Collection[str] = (),
+) -> None:  # fmt: skip
+    """Draw a distortion over the rate into a panel, a line a system in its `look`.
+
+    Args:
+        table: columns `by`, `rate` and `column`; a row for each system and rate.
+        dashed: systems drawn dashed, as context.
+    """
+    for name in table[by].unique():
+        curve = table[table[by] == name].sort_values(rate)
+        ax.plot(
+            curve[rate], curve[column], label=name, ms=4.5, ls="--" if name in dashed else "-", **look(name)
+        )
+    ax.set(xlabel=LABELS.get(rate, rate), ylabel=LABELS.get(column, column))
+
+
+def rate_distortion(
+    table: pd.DataFrame, columns: Sequence[str], title: str, *, rate: str = "bpp", by: str = "codec",
+    across: int = 3, dashed: Collection[str] = (),
+) -> Figure:  # fmt: skip
+    """Draw distortions over the rate: a panel a metric, which says what is better, a line a system.
+
+    Args:
+        table, rate, by, dashed: as `draw_curves` takes them.
+        columns: metrics to draw.
+        across: panels in a row.
+    """
+    across, rows = min(across, len(columns)), -(-len(columns) // across)
+    figure, axes = panels(rows, across, 10, 3.0 * rows + 0.7, title)
+    for ax in axes.flat[len(columns) :]:
+        ax.axis("off")
+    for ax, column in zip(axes.flat, columns, strict=False):
+        draw_curves(ax, table, column, rate=rate, by=by, dashed=dashed)
+        better = "lower" if column in LOWER_IS_BETTER else "higher"
+        ax.set_title(f"{LABELS.get(column, column)}, {better} is better", fontsize="small")
+        ax.set_ylabel("")
+    entries = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", ncols=min(len(entries[1]), 6))
+    return figure
+
+
+def stream_histograms(ycbcr: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Draw the distribution of Y, Cb and Cr samples.
+
+    Args:
+        ycbcr: samples in 0..255 by stream key, any shape.
+    """
+    figure, axes = panels(1, len(ycbcr), 9, 2.6, title)
+    for ax, (stream, values) in zip(axes.flat, ycbcr.items(), strict=True):
+        levels = np.ravel(values)
+        ax.hist(
+            levels, bins=64, range=(0, 256), density=True, histtype="stepfilled", color=STREAM_HUES[stream]
+        )
+        ax.set(title=stream, xlabel="level (0 to 255)", xlim=(0, 255), yticks=[])
+        if stream != "Y":
+            ax.axvline(128, color="black", lw=0.8, ls=":")
+    axes.flat[0].set_ylabel("share of pixels")
+    return figure
+
+
+def stacked_shares(table: pd.DataFrame, parts: Sequence[str], title: str, unit: str) -> Figure:
+    """Draw one horizontal bar a row, cut into shares that sum to 100 %.
+
+    Args:
+        table: its index names the bars; columns `parts` hold shares in 0..1.
+    """
+    figure, axes = panels(1, 1, 9, 0.42 * len(table) + 1.3, title)
+    ax, left = axes.flat[0], np.zeros(len(table))
+    palette = [STREAM_HUES.get(part, HUES[i]) for i, part in enumerate(parts)]
+    for part, hue in zip(parts, palette, strict=True):
+        values = 100 * table[part].to_numpy()
+        ax.barh(table.index.astype(str), values, left=left, color=hue, label=part)
+        for y, (start, value) in enumerate(zip(left, values, strict=True)):
+            if value >= 6:
+                ax.text(
+                    start + value / 2, y, f"{value:.0f}", ha="center", va="center", color="white", fontsize=8
+                )
+        left += values
+    ax.set(xlim=(0, 100), xlabel=f"{unit} (%)")
+    ax.invert_yaxis()
+    ax.grid(visible=False)
+    figure.legend(loc="outside lower center", ncols=len(parts))
     return figure
 
 
@@ -215,8 +296,8 @@ def locate(
     image: np.ndarray, boxes: Mapping[str, tuple[int, int, int]], title: str, width: float = 6.0
 ) -> Figure:
     """Draw where the details of `zooms` lie in the picture."""
-    figure, axes = _grid(1, 1, width, width * image.shape[0] / image.shape[1] + 0.3, title)
-    _picture(axes.flat[0], image)
+    figure, axes = panels(1, 1, width, width * image.shape[0] / image.shape[1] + 0.3, title)
+    picture(axes.flat[0], image)
     for label, (top, left, side) in boxes.items():
         axes.flat[0].add_patch(Rectangle((left, top), side, side, fill=False, ec="white", lw=2.6))
         axes.flat[0].add_patch(Rectangle((left, top), side, side, fill=False, ec="black", lw=1.2))
@@ -231,25 +312,6 @@ def locate(
     return figure
 
 
-def bias_scatter(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3) -> Figure:
-    """Draw each block's shift of a* and b*, one panel a codec.
-
-    Args:
-        shifts: (N, 2) of (da*, db*) by codec.
-        unit: radius of the circle of one just-noticeable difference.
-    """
-    figure, axes = _grid(1, len(shifts), 9.5, 9.5 / len(shifts) + 0.7, title)
-    reach = max(unit, *(float(np.abs(s).max()) for s in shifts.values())) * 1.05
-    for ax, (name, shift) in zip(axes.flat, shifts.items(), strict=True):
-        ax.scatter(shift[:, 0], shift[:, 1], s=7, alpha=0.5, color=codec_style(name)["color"], linewidths=0)
-        ax.add_patch(plt.Circle((0, 0), unit, fill=False, color="black", lw=1))
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=name, xlabel="shift of a*")
-        if ax is not axes.flat[0]:
-            ax.set_yticklabels([])
-    axes.flat[0].set_ylabel("shift of b*")
-    return figure
-
-
 def rate_curves(means: pd.DataFrame, columns: Sequence[str], title: str) -> Figure:
     """Draw mean distortion over mean rate, one panel a column, one line a codec.
 
@@ -257,11 +319,16 @@ def rate_curves(means: pd.DataFrame, columns: Sequence[str], title: str) -> Figu
         means: `mcml.evaluation.mean_table`'s result.
         columns: metrics to draw.
     """
-    figure, axes = _grid(1, len(columns), 9.5, 3.6, title)
+    figure, axes = panels(1, len(columns), 9.5, 3.6, title)
     for ax, column in zip(axes.flat, columns, strict=True):
         for name in means.codec.unique():
             curve = means[means.codec == name].sort_values("bpp")
-            ax.plot(curve.bpp, curve[column], label=name, ms=5, **codec_style(name))
+            ax.plot(curve.bpp, curve[column], label=name, ms=5, **look(name))
         ax.set(xlabel=LABELS["bpp"], ylabel=LABELS.get(column, column))
     axes.flat[-1].legend(fontsize="small")
     return figure
+
+
+def codec_style(name: str) -> dict[str, object]:
+    """Return a codec's colour and marker."""
+    return {key: look(name)[key] for key in ("color", "marker")}

@@ -54,7 +54,7 @@ def metric_grid(means: pd.DataFrame, columns: Sequence[str], title: str, across:
     for ax in axes.flat[len(columns) :]:
         ax.axis("off")
     names = list(means.codec.unique())
-    others = [name for name in names if codec_style(name) == codec_style("")]
+    others: list[str] = []
     for ax, column in zip(axes.flat, columns, strict=False):
         for name in names:
             curve = means[means.codec == name].sort_values("bpp")

@@ -44,24 +44,6 @@ def curves(*names):
     )
 
 
-def test_metric_grid_draws_each_metric_over_the_rate_and_says_what_is_better():
-    means = curves("fusion", "independent", "jpeg420")
-    figure = rate_figures.metric_grid(means, ["psnr", "ciede2000"], "Curves")
-    left, right = drawn(figure)
-    assert "higher is better" in left.get_title() and "lower is better" in right.get_title()
-    found = lines(left)
-    assert list(found) == ["fusion", "independent", "jpeg420"]
-    np.testing.assert_allclose(found["independent"].get_xydata(), [[0.1, 22], [0.5, 26]])
-    np.testing.assert_allclose(lines(right)["jpeg420"].get_xydata(), [[0.1, 4.9], [0.5, 4.5]])
-    assert found["independent"].get_linewidth() > found["fusion"].get_linewidth()
-    assert found["independent"].get_zorder() < found["fusion"].get_zorder()  # both are seen where equal
-
-
-def test_systems_that_are_no_codecs_by_name_have_colours_of_their_own():
-    found = lines(drawn(rate_figures.metric_grid(curves("small a", "small b", "small c"), ["psnr"], "T"))[0])
-    assert len({line.get_color() for line in found.values()}) == 3
-
-
 def test_saved_bits_draw_before_and_after_and_the_saving():
     table = pd.DataFrame(
         [
