@@ -129,7 +129,7 @@ def _why_missed(codec: LearnedCodec, image: np.ndarray, found: RateSearch, optio
     from mcml.codec.rate_search import bits_per_pixel
 
     pieces, _ = codec.analyse(image)
-    ends = (codec.dial.coarsest, codec.dial.finest)
+    ends = (codec.quality_range.coarsest, codec.quality_range.finest)
     low, high = (
         bits_per_pixel(codec.pack(image.shape[:2], pieces, end, **options).data, image) for end in ends
     )

@@ -20,7 +20,7 @@ from mcml.data.images import check_rgb8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dial:
+class QualityRange:
     """A codec's quality axis: `coarsest` gives the fewest bytes, `finest` the most."""
 
     coarsest: float
@@ -35,7 +35,7 @@ class Dial:
         return float(round(value)) if self.kind == "integer" else value
 
     def check(self, quality: float, codec: str) -> float:
-        """Return `quality` if it lies on the dial, else raise `UsageError`."""
+        """Return `quality` if it lies in the range, else raise `UsageError`."""
         low, high = sorted((self.coarsest, self.finest))
         if not low <= quality <= high or (self.kind == "integer" and quality != int(quality)):
             noun = "a whole number" if self.kind == "integer" else "a number"
@@ -50,14 +50,14 @@ class PillowCodec:
     Attributes:
         name: as in tables and on the command line.
         format: Pillow's name of the format.
-        dial: the quality axis.
+        quality_range: the quality axis.
         qualities: default points of a rate-distortion curve, coarse to fine.
         options: fixed encoder options.
     """
 
     name: str
     format: str
-    dial: Dial
+    quality_range: QualityRange
     qualities: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,11 +65,11 @@ class PillowCodec:
         """Compress (H, W, 3) uint8 sRGB.
 
         Raises:
-            UsageError: if `quality` is not on the dial.
+            UsageError: if `quality` is outside the range.
             DataError: if the format cannot hold the image.
         """
         check_rgb8(image)
-        quality = self.dial.check(quality, self.name)
+        quality = self.quality_range.check(quality, self.name)
         options = dict(self.options)
         if self.format == "JPEG2000":
             options["quality_layers"] = [quality]
@@ -79,7 +79,7 @@ class PillowCodec:
             options["qtables"] = _jpeg_tables(quality)
         else:
             options["quality"] = (
-                quality if self.dial.kind == "real" and self.format != "JPEG" else int(quality)
+                quality if self.quality_range.kind == "real" and self.format != "JPEG" else int(quality)
             )
         self._load_plugin()
         buffer = io.BytesIO()
@@ -127,8 +127,8 @@ def _jpeg_tables(quality: float) -> list[list[int]]:
         ]
 
 
-_JPEG = Dial(coarsest=1, finest=100, kind="real")
-_ZERO_UP = Dial(coarsest=0, finest=100, kind="integer")
+_JPEG = QualityRange(coarsest=1, finest=100, kind="real")
+_ZERO_UP = QualityRange(coarsest=0, finest=100, kind="integer")
 _AVIF_POINTS = (15, 25, 35, 45, 55, 65)
 _AVIF = {"speed": 6, "max_threads": 1}
 
@@ -136,32 +136,33 @@ CODECS = {
     codec.name: codec
     for codec in (
         PillowCodec(
-            name="jpeg420", format="JPEG", dial=_JPEG, qualities=(5, 10, 20, 35, 50, 75),
+            name="jpeg420", format="JPEG", quality_range=_JPEG, qualities=(5, 10, 20, 35, 50, 75),
             options={"subsampling": 2, "optimize": True},
         ),
         PillowCodec(
-            name="jpeg444", format="JPEG", dial=_JPEG, qualities=(5, 10, 20, 35, 50, 75),
+            name="jpeg444", format="JPEG", quality_range=_JPEG, qualities=(5, 10, 20, 35, 50, 75),
             options={"subsampling": 0, "optimize": True},
         ),
         PillowCodec(
-            name="jpeg2000", format="JPEG2000", dial=Dial(coarsest=4000, finest=1, kind="ratio"),
+            name="jpeg2000", format="JPEG2000",
+            quality_range=QualityRange(coarsest=4000, finest=1, kind="ratio"),
             qualities=(240, 160, 96, 80, 48, 40, 30),
             options={"quality_mode": "rates", "irreversible": True, "mct": 1},
         ),
         PillowCodec(
-            name="webp", format="WEBP", dial=Dial(coarsest=0, finest=100, kind="real"),
+            name="webp", format="WEBP", quality_range=QualityRange(coarsest=0, finest=100, kind="real"),
             qualities=(1, 5, 15, 30, 50, 75), options={"method": 6},
         ),
         PillowCodec(
-            name="avif420", format="AVIF", dial=_ZERO_UP, qualities=_AVIF_POINTS,
+            name="avif420", format="AVIF", quality_range=_ZERO_UP, qualities=_AVIF_POINTS,
             options=_AVIF | {"subsampling": "4:2:0"},
         ),
         PillowCodec(
-            name="avif444", format="AVIF", dial=_ZERO_UP, qualities=_AVIF_POINTS,
+            name="avif444", format="AVIF", quality_range=_ZERO_UP, qualities=_AVIF_POINTS,
             options=_AVIF | {"subsampling": "4:4:4"},
         ),
         PillowCodec(
-            name="jpegxl", format="JXL", dial=Dial(coarsest=0, finest=99, kind="real"),
+            name="jpegxl", format="JXL", quality_range=QualityRange(coarsest=0, finest=99, kind="real"),
             qualities=(10, 20, 35, 50, 65, 80), options={"effort": 7, "num_threads": 1},
         ),
     )

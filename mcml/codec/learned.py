@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 from mcml.base.errors import DataError, UnsupportedStreamError, UsageError
 from mcml.codec import bits as entropy
 from mcml.codec import container as bitstream
-from mcml.codec.classical import Dial
+from mcml.codec.classical import QualityRange
 from mcml.codec.container import Header
 from mcml.codec.rate_search import RateSearch, bits_per_pixel
 from mcml.codec.tiles import FULL, STRIDE, Encoded, Piece, TileCoder, unpack
@@ -45,7 +45,7 @@ class Decoded:
 
 
 class LearnedCodec:
-    """A released or freshly trained model as a codec; its dial is the percentage of luma's groups sent."""
+    """A released or freshly trained model as a codec; its quality is the percentage of luma's groups sent."""
 
     def __init__(self, model: str | Path) -> None:
         """Take a model by name or folder; networks are loaded when first needed.
@@ -57,7 +57,7 @@ class LearnedCodec:
         self.folder = model_folder(model)
         self.name = self.folder.name if Path(model).is_dir() else str(model)
         self.identity = identity(self.folder)
-        self.dial = Dial(coarsest=0.0, finest=FULL, kind="real")
+        self.quality_range = QualityRange(coarsest=0.0, finest=FULL, kind="real")
         self.qualities = QUALITIES
         self._last: tuple[Any, list[Piece]] | None = None
         self.coder = TileCoder(read_config(self.folder)["model"], entropy_tensors(self.folder))
@@ -127,10 +127,10 @@ class LearnedCodec:
             tile_px: side of the tiles that are coded apart, a power of 2 from 64 to 2048.
 
         Raises:
-            UsageError: for a quality off the dial.
+            UsageError: for a quality outside the range.
             DataError: for an image that the format cannot hold.
         """
-        self.dial.check(quality, self.name)
+        self.quality_range.check(quality, self.name)
         pieces, seconds = self.analyse(image, tile_px)
         found = self.pack(image.shape[:2], pieces, quality, adaptive=adaptive, layers=layers, tile_px=tile_px)
         found.seconds["networks"] = seconds

@@ -8,17 +8,17 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from mcml.base.errors import UsageError
-from mcml.codec.classical import Dial
+from mcml.codec.classical import QualityRange
 
-SMALLEST_STEP = 1e-3  # of a dial: files hardly change over less
+SMALLEST_STEP = 1e-3  # of a range: files hardly change over less
 TOLERANCE = 0.02  # relative distance from the wanted rate that counts as a hit
 
 
 class Codec(Protocol):
-    """Bytes from an image and back; `dial` says which qualities there are."""
+    """Bytes from an image and back; `quality_range` says which qualities there are."""
 
     name: str
-    dial: Dial
+    quality_range: QualityRange
     qualities: tuple[float, ...]
 
     def encode(self, image: np.ndarray, quality: float) -> bytes:
@@ -57,20 +57,20 @@ class RateSearch:
 
 @runtime_checkable
 class SearchingCodec(Codec, Protocol):
-    """A codec that knows a better search than trials of its dial."""
+    """A codec that knows a better search than trials of its qualities."""
 
     def search(self, image: np.ndarray, target_bpp: float) -> RateSearch:
         """Find the quality whose file is nearest to a wanted size."""
 
 
 def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int = 14) -> RateSearch:
-    """Find the quality whose file is nearest to a wanted size, by a bracketing search of the dial.
+    """Find the quality whose file is nearest to a wanted size, by a bracketing search of its range.
 
     A codec that has a `search` of its own, as the learned ones whose networks need to run but once,
     is asked to do it.
 
     Args:
-        codec: any codec; its files grow along its dial, save for small wobbles.
+        codec: any codec; its files grow along its range, save for small wobbles.
         image: (H, W, 3) uint8 sRGB.
         target_bpp: bits per pixel of the file, above 0.
         steps: trials at most, before the last bracket's ends.
@@ -85,7 +85,7 @@ def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int
     tried: dict[float, RateSearch] = {}
 
     def attempt(position: float) -> RateSearch:
-        quality = codec.dial.at(position)
+        quality = codec.quality_range.at(position)
         if quality not in tried:
             data = codec.encode(image, quality)
             tried[quality] = RateSearch(
@@ -105,12 +105,15 @@ def encode_at_bpp(codec: Codec, image: np.ndarray, target_bpp: float, steps: int
         miss = float(np.log(found.bpp / target_bpp))
         if abs(miss) < TOLERANCE / 8 or high - low < SMALLEST_STEP:
             break
-        if codec.dial.kind == "integer" and abs(codec.dial.at(high) - codec.dial.at(low)) <= 1:
+        if (
+            codec.quality_range.kind == "integer"
+            and abs(codec.quality_range.at(high) - codec.quality_range.at(low)) <= 1
+        ):
             break
         if miss < 0:
             low, below, same_side = middle, miss, max(0, same_side) + 1
         else:
             high, above, same_side = middle, miss, min(0, same_side) - 1
-    for end in (low, high):  # neighbours of the last step, or an end of the dial
+    for end in (low, high):  # neighbours of the last step, or an end of the range
         attempt(end)
     return min(tried.values(), key=lambda found: abs(np.log(found.bpp / target_bpp)))

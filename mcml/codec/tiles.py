@@ -98,7 +98,7 @@ class TileCoder:
         return np.minimum(levels, self.tops()[key])
 
     def adaptive(self, key: str, logits: np.ndarray, quality: float) -> np.ndarray:
-        """Return the levels (h, w) of an importance map's logits, the quality being the dial."""
+        """Return the levels (h, w) of an importance map's logits, the quality being the bias."""
         share = min(max(quality / FULL, 1e-4), 1 - 1e-4)  # the ends leave strong logits their say
         p = 1 / (1 + np.exp(-(logits.astype(np.float64) + math.log(share / (1 - share)))))
         top = self.tops()[key]

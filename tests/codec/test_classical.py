@@ -17,7 +17,7 @@ from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio
 
 from mcml.base.errors import DataError, UsageError
-from mcml.codec.classical import CODECS, Dial
+from mcml.codec.classical import CODECS, QualityRange
 from mcml.data import sets as data
 from mcml.lab.evaluate import evaluate_qualities
 from mcml.metrics import distortion as metrics
@@ -42,23 +42,23 @@ def opened(raw):
 def test_any_size_at_any_quality_comes_back_in_shape(name, height, width, position, seed):
     codec = CODECS[name]
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    decoded = codec.decode(codec.encode(image, codec.dial.at(position)))
+    decoded = codec.decode(codec.encode(image, codec.quality_range.at(position)))
     assert (decoded.shape, decoded.dtype) == (image.shape, np.uint8)
 
 
 @every_codec
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1), (7, 9), (64, 64)])
 @pytest.mark.parametrize("end", ["coarsest", "finest"])
-def test_both_ends_of_the_dial_work_at_edge_sizes(name, shape, end):
+def test_both_ends_of_the_range_work_at_edge_sizes(name, shape, end):
     codec = CODECS[name]
     image = np.ascontiguousarray(ASTRONAUT[60 : 60 + shape[0], 170 : 170 + shape[1]])
-    assert codec.decode(codec.encode(image, getattr(codec.dial, end))).shape == image.shape
+    assert codec.decode(codec.encode(image, getattr(codec.quality_range, end))).shape == image.shape
 
 
 @every_codec
-def test_bytes_and_psnr_grow_along_the_dial(name):
+def test_bytes_and_psnr_grow_along_the_range(name):
     codec = CODECS[name]
-    files = [codec.encode(CROP, codec.dial.at(position)) for position in (0, 0.25, 0.5, 0.75, 1)]
+    files = [codec.encode(CROP, codec.quality_range.at(position)) for position in (0, 0.25, 0.5, 0.75, 1)]
     sizes = [len(file) for file in files]
     psnr = [peak_signal_noise_ratio(CROP, codec.decode(file)) for file in files]
     assert sizes == sorted(sizes)
@@ -67,7 +67,7 @@ def test_bytes_and_psnr_grow_along_the_dial(name):
 
 
 @every_codec
-def test_default_qualities_lie_on_the_dial_from_coarse_to_fine(name):
+def test_default_qualities_lie_in_the_range_from_coarse_to_fine(name):
     codec = CODECS[name]
     sizes = [len(codec.encode(CROP, quality)) for quality in codec.qualities]
     assert sizes == sorted(sizes)
@@ -161,14 +161,14 @@ def test_avif_bytes_do_not_depend_on_the_cores_of_the_machine():
 
 @every_codec
 @pytest.mark.parametrize("quality", [-1, 4001, float("nan"), float("inf")])
-def test_quality_outside_the_dial_is_refused_with_its_range(name, quality):
-    low, high = sorted((CODECS[name].dial.coarsest, CODECS[name].dial.finest))
+def test_quality_outside_the_range_is_refused_with_its_range(name, quality):
+    low, high = sorted((CODECS[name].quality_range.coarsest, CODECS[name].quality_range.finest))
     with pytest.raises(UsageError, match=f"{name}: quality .* from {low:g} to {high:g}"):
         CODECS[name].encode(CROP, quality)
 
 
-def test_dial_of_whole_numbers_refuses_others():
-    assert Dial(coarsest=0, finest=100, kind="integer").check(30.0, "x") == 30
+def test_range_of_whole_numbers_refuses_others():
+    assert QualityRange(coarsest=0, finest=100, kind="integer").check(30.0, "x") == 30
     with pytest.raises(UsageError, match=r"avif420: quality 30.5 is not a whole number from 0 to 100"):
         CODECS["avif420"].encode(CROP, 30.5)
 
@@ -176,9 +176,9 @@ def test_dial_of_whole_numbers_refuses_others():
 @pytest.mark.parametrize(
     "kind, ends, middle", [("integer", (0, 5), 2), ("real", (1, 2), 1.5), ("ratio", (400, 1), 20)]
 )
-def test_dial_maps_0_to_1_from_coarsest_to_finest(kind, ends, middle):
-    dial = Dial(coarsest=ends[0], finest=ends[1], kind=kind)
-    assert [dial.at(p) for p in (0, 0.5, 1)] == pytest.approx([ends[0], middle, ends[1]])
+def test_range_maps_0_to_1_from_coarsest_to_finest(kind, ends, middle):
+    span = QualityRange(coarsest=ends[0], finest=ends[1], kind=kind)
+    assert [span.at(p) for p in (0, 0.5, 1)] == pytest.approx([ends[0], middle, ends[1]])
 
 
 @every_codec

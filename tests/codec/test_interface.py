@@ -37,11 +37,11 @@ def test_search_of_whole_qualities_finds_the_nearest_of_all(target):
 
 @pytest.mark.parametrize("name", ["jpeg420", "jpeg2000", "webp", "avif420", "jpegxl"])
 @pytest.mark.parametrize("target, end, sign", [(1e-4, "coarsest", "+"), (24, "finest", "-")])
-def test_rate_out_of_reach_gives_the_size_at_the_end_of_the_dial_and_says_how_far(name, target, end, sign):
+def test_rate_out_of_reach_gives_the_size_at_the_end_of_the_range_and_says_how_far(name, target, end, sign):
     wanted = codec.get_codec(name)
     found = codec.encode_at_bpp(wanted, CROP, target)
     assert not found.reached
-    assert found.bpp == rate(wanted.encode(CROP, getattr(wanted.dial, end)), CROP)
+    assert found.bpp == rate(wanted.encode(CROP, getattr(wanted.quality_range, end)), CROP)
     percent = 100 * (found.bpp / target - 1)
     assert found.explain(name).startswith(f"{name}: nearest to {target:g} bpp is {found.bpp:.4f} bpp ({sign}")
     assert f"{percent:+.1f} %" in found.explain(name)

@@ -144,7 +144,7 @@ def test_li_et_als_mask_and_maps_that_are_never_sent_decode_too(tmp_path, pictur
         found.encode(picture, 50, adaptive=True)
 
 
-def test_adaptive_levels_follow_the_dial_and_the_map_from_none_to_all(fusion, picture):
+def test_adaptive_levels_follow_the_quality_and_the_map_from_none_to_all(fusion, picture):
     pieces, _ = fusion.analyse(picture)
     for key, top in fusion.coder.tops().items():
         logits = pieces[0].logits[key]
@@ -161,7 +161,7 @@ def test_adaptive_levels_follow_the_dial_and_the_map_from_none_to_all(fusion, pi
 
 
 @pytest.mark.parametrize("quality", [-1, 101, float("nan")])
-def test_qualities_off_the_dial_are_refused(fusion, picture, quality):
+def test_qualities_outside_the_range_are_refused(fusion, picture, quality):
     with pytest.raises(UsageError):
         fusion.encode(picture, quality)
 
@@ -212,7 +212,7 @@ def test_raw_bits_are_the_open_ones(fusion, picture):
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_files_grow_along_the_dial(fusion, picture, adaptive):
+def test_files_grow_along_the_range(fusion, picture, adaptive):
     sizes = [len(fusion.encode(picture, quality, adaptive=adaptive)) for quality in np.linspace(0, 100, 26)]
     slack = 12 * 2  # the coder's ends, and a map's own size
     assert all(b >= a - slack * adaptive - 3 for a, b in pairwise(sizes))
@@ -237,7 +237,7 @@ def test_search_hits_sizes_within_2_percent(codecs, variant, options):
         assert hit.data == found.encode(image, hit.quality, **options)
 
 
-def test_search_beyond_the_dial_gives_its_ends(fusion, picture):
+def test_search_beyond_the_ends_gives_its_ends(fusion, picture):
     low, high = fusion.search(picture, 1e-4), fusion.search(picture, 20)
     assert not low.reached and low.data == fusion.encode(picture, 0)
     assert not high.reached and high.data == fusion.encode(picture, 100)

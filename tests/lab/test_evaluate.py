@@ -151,7 +151,9 @@ def test_rate_out_of_reach_names_the_nearest_file(photos, target):
         used = codec.get_codec(name)
         for path in photos[:2]:
             image = read_image(path)
-            file = used.encode(image, used.dial.coarsest if target < 1 else used.dial.finest)
+            file = used.encode(
+                image, used.quality_range.coarsest if target < 1 else used.quality_range.finest
+            )
             ends[f"{name} on {path.stem}"] = codec.bits_per_pixel(file, image)
     nearest = (min if target < 1 else max)(ends, key=ends.get)
     assert str(error.value).endswith(f"the nearest file has {ends[nearest]:.3f} bpp ({nearest})")
