@@ -15,10 +15,23 @@ from typing import Any
 
 from mcml.base.errors import DataError
 
+ABOVE = Path(__file__).resolve().parent.parent.parent  # the checkout, or where packages are installed
+
+
+def in_checkout() -> bool:
+    """Say whether this is the package of a checkout, with notebooks, rather than an installed one."""
+    return (ABOVE / "pyproject.toml").is_file() and (ABOVE / "notebooks").is_dir()
+
 
 def repo_root() -> Path:
-    """Return the checkout that holds ``mcml``, ``notebooks`` and ``data``."""
-    return Path(__file__).resolve().parent.parent.parent
+    """Return the checkout that holds ``mcml``, ``notebooks`` and ``data``.
+
+    Raises:
+        DataError: for an installed package, which has the first alone.
+    """
+    if not in_checkout():
+        raise DataError("`mcml reproduce` needs the notebooks: clone the repository and run it there")
+    return ABOVE
 
 
 def is_seen(path: Path, suffixes: Collection[str]) -> bool:

@@ -10,13 +10,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mcml.base.errors import DataError, UsageError, choose
-from mcml.base.files import repo_root, sha256
+from mcml.base.files import in_checkout, repo_root, sha256
 from mcml.data.images import check_stems, list_images, read_image
 
 NEAR_DUPLICATE = 10  # bits of 64 by which perceptual hashes of "the same" picture may differ
@@ -54,22 +55,23 @@ class ImageSet:
 
 @cache
 def registry() -> dict[str, dict[str, Any]]:
-    """Return ``data/registry.toml``."""
-    return tomllib.loads((repo_root() / "data" / "registry.toml").read_text("utf-8"))
+    """Return the package's ``registry.toml``."""
+    return tomllib.loads((resources.files("mcml.data") / "registry.toml").read_text("utf-8"))
 
 
 def data_folders() -> list[Path]:
     """Return the folders of ``MCML_DATA`` (several are separated as in ``PATH``).
 
-    A relative one counts from the current folder or, failing that, from the checkout,
-    so that a notebook and the command line mean the same folder.
+    A relative one counts from the current folder or, failing that, from the checkout (if this is
+    one), so that a notebook and the command line mean the same folder.
 
     Raises:
         DataError: if it is set and none of its folders exists.
     """
     value = os.environ.get("MCML_DATA", "")
     folders = [Path(part).expanduser() for part in value.split(os.pathsep) if part]
-    folders = [f if f.is_dir() or f.is_absolute() else repo_root() / f for f in folders]
+    if in_checkout():
+        folders = [f if f.is_dir() else repo_root() / f for f in folders]
     if folders and not any(f.is_dir() for f in folders):
         raise DataError(f"MCML_DATA is '{value}': no such folder")
     return folders
@@ -183,8 +185,9 @@ def _kodak() -> list[Path]:
     import pooch
     import requests
 
+    cache = repo_root() / "data" / "cache" if in_checkout() else pooch.os_cache("mcml")
     fetcher = pooch.create(
-        path=pooch.os_cache("mcml") / "kodak",
+        path=cache / "kodak",
         base_url=registry()["kodak"]["source"],
         registry={file["path"]: f"sha256:{file['sha256']}" for file in files},
         retry_if_failed=2,

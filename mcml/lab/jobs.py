@@ -50,9 +50,9 @@ class Job:
         """Hash of all that decides the results: notebook, code, lock, parameters, data."""
         root = repo_root()
         code = [p for p in sorted((root / "mcml").rglob("*.py")) if p.name not in NOT_CODE]
-        files = [*code, root / "requirements.lock", *sorted((root / "data").rglob("*.toml"))]
-        files += sorted((root / "data").rglob("*.csv"))
-        files += sorted((root / "data" / "models").rglob("*.*"))  # what the codecs among them are
+        files = [*code, root / "requirements.lock", *sorted((root / "data").rglob("*.csv"))]
+        files += sorted((root / "mcml").rglob("*.toml"))
+        files += sorted((root / "mcml" / "model" / "released").rglob("*.*"))  # what the codecs among them are
         cells = [cell["source"] for cell in json.loads(self.path.read_text("utf-8"))["cells"]]
         parts = {
             "cells": cells,

@@ -18,12 +18,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mcml.base.files import Row, _plain, atomic_write, columns_of, replace_folder, repo_root, sha256, to_csv
+from mcml.base.files import (
+    Row,
+    _plain,
+    atomic_write,
+    columns_of,
+    in_checkout,
+    replace_folder,
+    repo_root,
+    sha256,
+    to_csv,
+)
 
 
 def results_root() -> Path:
-    """Return the folder of results: ``MCML_RESULTS`` if set, else ``results`` of the checkout."""
-    return Path(os.environ.get("MCML_RESULTS") or repo_root() / "results").expanduser().resolve()
+    """Return ``MCML_RESULTS`` or ``results`` of the checkout; of the current folder, if installed."""
+    home = repo_root() if in_checkout() else Path()
+    return Path(os.environ.get("MCML_RESULTS") or home / "results").expanduser().resolve()
 
 
 PACKAGES = ("numpy", "scipy", "pandas", "pillow", "pillow-jxl-plugin", "scikit-image", "torch", "matplotlib")
@@ -105,6 +116,8 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def _git(*arguments: str) -> str:
+    if not in_checkout():
+        return ""
     command = ["git", "-C", str(repo_root()), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

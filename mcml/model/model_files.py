@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mcml.base.errors import DataError, UnsupportedStreamError, choose
-from mcml.base.files import repo_root
 
 ENTROPY = "entropy-0.safetensors"
 IDENTITY_BYTES = 8  # of the identity that a file carries
@@ -18,7 +18,7 @@ IDENTITY_BYTES = 8  # of the identity that a file carries
 
 def released_folder() -> Path:
     """Return the folder of the released models."""
-    return repo_root() / "data" / "models"
+    return Path(str(resources.files("mcml.model"))) / "released"
 
 
 def released() -> list[str]:

@@ -10,12 +10,13 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 import skimage
 from PIL import Image
 
+from mcml.base import files
 from mcml.base.errors import DataError, McmlError, UsageError
-from mcml.base.files import repo_root
 from mcml.data import sets as data
 
 EMBEDDED = ["astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "china", "flower"]
@@ -24,7 +25,11 @@ STEREO = Path(skimage.__file__).parent / "data" / "motorcycle_right.png"
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch, tmp_path):
-    """No data folder, no download beyond this machine, a cache of our own."""
+    """A checkout of our own without data or cache, no download beyond this machine."""
+    (tmp_path / "checkout" / "notebooks").mkdir(parents=True)
+    (tmp_path / "checkout" / "pyproject.toml").touch()
+    monkeypatch.setattr(files, "ABOVE", tmp_path / "checkout")
+    monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)  # between its attempts
     monkeypatch.delenv("MCML_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("http_proxy", "https_proxy", "all_proxy"):
@@ -129,7 +134,7 @@ def test_kodak_without_network_is_one_sentence_that_says_what_to_do(tmp_path):
         data.image_set("kodak")
     assert "\n" not in str(error.value)
     assert "set MCML_DATA to a folder that holds kodak/" in str(error.value)
-    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    assert not [p for p in (tmp_path / "checkout" / "data").rglob("*") if p.is_file()]
 
 
 @pytest.fixture
@@ -149,13 +154,16 @@ def server(tmp_path, monkeypatch):
         running.shutdown()
 
 
-def test_kodak_is_downloaded_once_into_the_cache(tmp_path, monkeypatch, server):
+@pytest.mark.parametrize("cache", ["checkout/data/cache", "cache/mcml"], ids=["checkout", "installed"])
+def test_kodak_is_downloaded_once_into_the_cache(tmp_path, monkeypatch, server, cache):
+    if cache == "cache/mcml":
+        (tmp_path / "checkout" / "pyproject.toml").unlink()
     paths = pictures(tmp_path / "www", 2)
     kodak_of(monkeypatch, paths, server)
     found = data.image_set("kodak")
     assert [path.name for path in found.paths] == ["p00.png", "p01.png"]
     assert [sha(path) for path in found.paths] == [sha(path) for path in paths]
-    assert all(path.is_relative_to(tmp_path / "cache") for path in found.paths)
+    assert {path.parent for path in found.paths} == {tmp_path / cache / "kodak"}
     for path in paths:
         path.unlink()
     assert data.image_set("kodak") == found
@@ -167,7 +175,7 @@ def test_download_of_other_bytes_is_refused_and_not_kept(tmp_path, monkeypatch, 
     picture(9).save(paths[0])
     with pytest.raises(DataError, match="cannot be downloaded"):
         data.image_set("kodak")
-    assert not list((tmp_path / "cache").rglob("*.png"))
+    assert not list((tmp_path / "checkout").rglob("*.png"))
 
 
 # ------------------------------------------------------------------------------- image_set
@@ -258,7 +266,7 @@ def test_relative_mcml_data_counts_from_here_or_else_from_the_checkout(tmp_path,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MCML_DATA", "sets")
     assert data.image_set("train").paths == (Path("sets/train/p00.png"),)
-    from_checkout = os.path.relpath(tmp_path / "sets", repo_root())
+    from_checkout = os.path.relpath(tmp_path / "sets", tmp_path / "checkout")
     monkeypatch.chdir(tmp_path / "deep" / "er")
     monkeypatch.setenv("MCML_DATA", from_checkout)
     assert not Path(from_checkout).is_dir()

@@ -123,7 +123,8 @@ def test_the_fingerprint_follows_everything_that_decides_the_results(checkout):
         elif step == "lock":
             (checkout / "requirements.lock").write_text("numpy==1\n")
         elif step == "registry":
-            (checkout / "data" / "registry.toml").write_text("[a]\n")
+            (checkout / "mcml" / "data").mkdir()
+            (checkout / "mcml" / "data" / "registry.toml").write_text("[a]\n")
         elif step == "cells":
             write_notebook(job.path, "other")
         else:
