@@ -110,9 +110,9 @@ def _best_split(values: list[np.ndarray], coefficient: int, members: np.ndarray)
     if len(inside) < 16 or inside.min() == inside.max():
         return nothing
     spread = np.linspace(0, 1, CANDIDATES + 2)[1:-1]
-    low, high = np.quantile(inside, [0.002, 0.998])
-    t = np.concatenate([np.quantile(inside, spread), low + spread * (high - low)]).astype(np.float32)
     order = np.sort(inside)
+    *quantiles, low, high = np.quantile(order, [*spread, 0.002, 0.998])
+    t = np.concatenate([quantiles, low + spread * (high - low)]).astype(np.float32)
     sums = np.concatenate([[0.0], np.cumsum(order, dtype=np.float64)])
     below = np.searchsorted(order, t, side="right")
     count = len(order)
@@ -122,12 +122,8 @@ def _best_split(values: list[np.ndarray], coefficient: int, members: np.ndarray)
     t, below = t[usable], below[usable]
     gap = (sums[-1] - sums[below]) / (count - below) - sums[below] / below
     saved = gap**2 * below * (count - below) / count / len(x)
-    one = inside[:, None] > t
-    context = 2 * (left[members][:, None] > t) + (above[members][:, None] > t)
     entropy = np.zeros(len(t))
-    for c in range(4):
-        at = context == c
-        total, ones = at.sum(0), (at & one).sum(0)
+    for total, ones in _counts(inside, left[members], above[members], t):
         share = np.clip(ones / np.maximum(total, 1), 1e-9, 1 - 1e-9)
         entropy -= total * (share * np.log2(share) + (1 - share) * np.log2(1 - share))
     entropy = entropy / len(x)
@@ -143,3 +139,27 @@ def _best_split(values: list[np.ndarray], coefficient: int, members: np.ndarray)
         odds,
         float(saved[best]),
     )
+
+
+def _counts(here: np.ndarray, left: np.ndarray, above: np.ndarray, t: np.ndarray) -> list[np.ndarray]:
+    """Count samples, and those above each threshold, where neither, `above`, `left` or both are above it.
+
+    A sample is above a threshold if its rank among the sorted thresholds is, and two are if the smaller
+    rank is: one histogram of ranks a combination, instead of a comparison a sample and threshold.
+    """
+    order = np.argsort(t)
+    h, b, a = (np.searchsorted(t[order], x) for x in (here, left, above))
+
+    def over(rank: np.ndarray) -> np.ndarray:
+        count = np.empty(len(t), dtype=np.int64)
+        count[order] = len(rank) - np.bincount(rank, minlength=len(t) + 1)[:-1].cumsum()
+        return count
+
+    lower = np.minimum(b, a)
+    counts = []
+    for n, in_b, in_a, in_both in (
+        (np.full(len(t), len(here)), over(b), over(a), over(lower)),
+        (over(h), over(np.minimum(h, b)), over(np.minimum(h, a)), over(np.minimum(h, lower))),
+    ):
+        counts.append((n - in_b - in_a + in_both, in_a - in_both, in_b - in_both, in_both))
+    return [np.stack(pair) for pair in zip(*counts, strict=True)]
