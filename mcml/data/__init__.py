@@ -2,6 +2,6 @@
 
 from mcml.base import lazy_attributes
 
-__getattr__ = lazy_attributes(
-    __name__, {"image_set": "sets", "read_image": "images", "write_png": "images", "list_images": "images"}
-)
+HOMES = dict.fromkeys(("image_set", "describe", "split_images", "check_disjoint"), "sets")
+HOMES |= dict.fromkeys(("read_image", "write_png", "list_images"), "images") | {"PatchStore": "patches"}
+__getattr__ = lazy_attributes(__name__, HOMES)
