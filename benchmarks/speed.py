@@ -24,7 +24,7 @@ from mcml.base.files import atomic_write, to_csv
 from mcml.data.patches import PatchStore
 from mcml.model.cost import codec_cost, equal_cost_rgb, layout
 from mcml.model.model import build
-from mcml.model.recipes import Recipe, load_recipe
+from mcml.model.settings import Recipe, load_recipe
 from mcml.training.trainer import Trainer
 
 

@@ -24,7 +24,7 @@ def notebooks() -> list[Path]:
 
 def tiny_recipe(variant="luma", **settings):
     """Return a recipe of networks that train a step in a hundredth of a second."""
-    from mcml.model.recipes import Recipe
+    from mcml.model.settings import Recipe
 
     return Recipe().changed(**{**TINY, "model.variant": variant, "train.steps": 6, **settings})
 

@@ -19,8 +19,7 @@ from mcml.data import sets as data
 from mcml.lab import figures, jobs, parameters
 from mcml.metrics import artifacts
 from mcml.metrics import distortion as metrics
-from mcml.model.recipes import training_profiles
-from mcml.model.settings import VARIANTS
+from mcml.model.settings import VARIANTS, training_profiles
 
 README = (ROOT / "README.md").read_text("utf-8")
 SHELL = (

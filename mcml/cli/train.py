@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from mcml.model.model import VARIANTS
-    from mcml.model.recipes import training_profiles
+    from mcml.model.settings import training_profiles
 
     parser = argparse.ArgumentParser(prog="mcml", description="Train networks, or print what they cost.")
     commands = parser.add_subparsers(required=True)
@@ -74,7 +74,7 @@ def _train(options: argparse.Namespace) -> int:
 
     from mcml.model import weights
     from mcml.model.cost import equal_cost_rgb
-    from mcml.model.recipes import load_recipe
+    from mcml.model.settings import load_recipe
     from mcml.training.trainer import Trainer, photographs_of
 
     settings = list(options.set)
@@ -212,7 +212,7 @@ class _Bar:
 def _info(options: argparse.Namespace) -> int:
     from mcml.model.cost import codec_cost, equal_cost_rgb, layout
     from mcml.model.model import VARIANTS
-    from mcml.model.recipes import load_recipe
+    from mcml.model.settings import load_recipe
 
     names = [choose("variant", options.variant, VARIANTS)] if options.variant else list(VARIANTS)
     found: dict[str, Any] = {}

@@ -211,15 +211,14 @@ class LearnedCodec:
                 level = coder.flat(header, key, tiles[number])
                 upto = coder.prepare(header, key, level, states, 0)
                 bits = unpack(pieces[number].bits[key], coder.coders[key].n)
-                coder.coders[key].write(states[key], bits, coder.opened(key, level), upto, entropy.Writer())
+                coder.coders[key].write(states[key], bits, level, upto, entropy.Writer())
                 costs[key] += states[key].costs
         scale = len(tiles) / min(len(tiles), SIZED_TILES)
         grid = np.linspace(0, FULL, 1601)
         total = np.full(len(grid), 8.0 * (len(header.pack()) + 7 * len(tiles) * len(coder.keys)))
         rates = np.array([coder.rates(q) for q in grid])
         for column, key in enumerate(coder.keys):
-            first = int(coder.configs[key]["keep_first"])
-            sums = scale * np.concatenate([[0.0], np.cumsum(costs[key])])[first:]
+            sums = scale * np.concatenate([[0.0], np.cumsum(costs[key])])
             total += np.interp(rates[:, column], 256 * np.arange(len(sums)), sums)
         rising = np.maximum.accumulate(total + 1e-6 * np.arange(len(grid)))
         return grid, rising / (size[0] * size[1])

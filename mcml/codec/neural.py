@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -47,11 +46,6 @@ def synthesise(model: Model, codes: Mapping[str, np.ndarray]) -> np.ndarray:
         key: torch.from_numpy(code.astype(np.float32)).permute(2, 0, 1)[None].to(device)
         for key, code in codes.items()
     }
-    luma = SimpleNamespace(code=tensors["Y"]) if "Y" in tensors else None
-    planes = {}
-    for key, code in tensors.items():
-        stream = model.streams[key]
-        borrowed = model.luma_for(stream, luma) if key in ("Cb", "Cr") else None
-        planes[key] = stream.decoder(code, borrowed)
+    planes = {key: model.streams[key].decoder(code, tensors.get("Y")) for key, code in tensors.items()}
     rgb = model.join(planes)[0].permute(1, 2, 0)
     return (255 * rgb).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

@@ -70,10 +70,9 @@ class TileCoder:
         }
         self.tables = {key: tensors.get(f"{key}.levels") for key in self.keys}
         for key, of in self.configs.items():
-            count = of["levels"] - (0 if of["keep_first"] else 1)
             table, coder = self.tables[key], self.coders[key]
             shape = (LEVEL_PASSES, len(SPREADS) + 1, of["levels"], of["levels"])
-            if coder.n != of["code_channels"] or len(coder.sizes) != count:
+            if coder.n != of["code_channels"] or len(coder.sizes) != of["levels"] - 1:
                 raise DataError(f"the entropy coder of {key} is of another code than the model's")
             if table is not None and table.shape != shape:
                 raise DataError(f"the level tables of {key} are {table.shape}, expected {shape}")
@@ -104,14 +103,10 @@ class TileCoder:
         top = self.tops()[key]
         return np.clip(np.floor(p * (top + 1)), 0, top).astype(np.int64)
 
-    def opened(self, key: str, levels: np.ndarray) -> np.ndarray:
-        """Return how many groups are open at each position."""
-        return levels + 1 if self.configs[key]["keep_first"] else levels
-
     def limit(self, header: Header, key: str) -> int:
         """Return how many groups a stream of a flat file has at most."""
         rate = header.rates[self.keys.index(key)]
-        return min(len(self.coders[key].sizes), -(-rate // 256) + bool(self.configs[key]["keep_first"]))
+        return min(len(self.coders[key].sizes), -(-rate // 256))
 
     def last_group(self, header: Header, key: str, layer: int, opened: np.ndarray) -> int:
         """Return the last group (from 1) of a layer in a tile of which positions have `opened` groups.
@@ -157,7 +152,7 @@ class TileCoder:
                 chunks[(name[0], number, *name[1:])] = chunk
             for key in self.keys:
                 code = unpack(piece.bits[key], self.coders[key].n)
-                mask = self.channel_groups(key) <= self.opened(key, of[key])[..., None]
+                mask = self.channel_groups(key) <= of[key][..., None]
                 _update(digest, of[key], code & mask)
         header = replace(header, digest=digest.digest()[:DIGEST_BYTES])
         result.data = bitstream.write(header, [chunks[name] for name in header.order()])
@@ -187,7 +182,7 @@ class TileCoder:
                     _add(result, key, 0.0, 0.0)
                     continue
                 writer = entropy.Writer()
-                opened, state = self.opened(key, level), states[key]
+                opened, state = level, states[key]
                 sizes = coder.sizes[state.group : upto]
                 raw = sum(s * int((opened > state.group + i).sum()) for i, s in enumerate(sizes))
                 coder.write(state, unpack(piece.bits[key], coder.n), opened, upto, writer)
@@ -204,7 +199,7 @@ class TileCoder:
             The last of the layer's groups, from 1; 0 if it holds none of the stream.
         """
         before = [states[k] for k in self.keys[: self.keys.index(key)]]
-        coder, upto = self.coders[key], self.last_group(header, key, layer, self.opened(key, level))
+        coder, upto = self.coders[key], self.last_group(header, key, layer, level)
         if layer == 0:
             field_ = 2 * level - self.tops()[key] if header.adaptive else None
             states[key] = coder.begin(*level.shape, field_, before)
@@ -264,7 +259,7 @@ class TileCoder:
             packed = {}
             for key, state in states.items():
                 bits = np.packbits(state.code() > 0, axis=-1)
-                opened = np.minimum(self.opened(key, levels[key]), state.group).astype(np.uint16)
+                opened = np.minimum(levels[key], state.group).astype(np.uint16)
                 packed[key] = (bits, opened)
                 _update_packed(digest, levels[key], bits)
             found.append(packed)
@@ -292,7 +287,7 @@ class TileCoder:
                 raise CorruptStreamError("a chunk is longer than its symbols")
             return
         reader = entropy.Reader(chunk)
-        self.coders[key].read(states[key], self.opened(key, levels[key]), upto, reader)
+        self.coders[key].read(states[key], levels[key], upto, reader)
         reader.finish()
 
 

@@ -145,15 +145,13 @@ class PatchStore:
 
 
 def draw_patches(
-    store: PatchStore, batch: int, size: int, device: torch.Generator, host: torch.Generator, augment: bool
+    store: PatchStore, batch: int, size: int, device: torch.Generator, host: torch.Generator
 ) -> torch.Tensor:
-    """Draw (B, 3, S, S) float32 in [0, 1] on the store's device, without waiting for it.
+    """Draw (B, 3, S, S) float32 in [0, 1] on the store's device, without waiting for it: augmented.
 
-    Augmented: mirrored, transposed, rescaled by 1, 3/4 or 1/2 (one scale a step), exposed
+    Mirrored, transposed, rescaled by 1, 3/4 or 1/2 (one scale a step), exposed
     by 0.75 to 1.1 and saturated by 0.6 to 1.3.
     """
-    if not augment:
-        return store.sample(batch, size, device).float() / 255
     scale = SCALES[int(torch.randint(len(SCALES), (), generator=host))]
     larger = 8 * round(size / scale / 8)
     if not bool(((store.heights >= larger) & (store.widths >= larger)).any()):

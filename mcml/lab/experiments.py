@@ -22,7 +22,7 @@ from mcml.lab.workers import one_thread, side_by_side
 from mcml.metrics.color import luma
 from mcml.model.cost import equal_cost_rgb
 from mcml.model.model import Model
-from mcml.model.recipes import Recipe
+from mcml.model.settings import Recipe
 from mcml.training.checkpoints import read_log
 from mcml.training.trainer import Trainer
 

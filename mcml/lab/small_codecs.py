@@ -13,7 +13,7 @@ from mcml.lab.experiments import Job, rgb_recipe, run_all, with_color_code
 from mcml.lab.workers import one_thread, side_by_side
 from mcml.model import weights
 from mcml.model.model import Model
-from mcml.model.recipes import load_recipe
+from mcml.model.settings import load_recipe
 from mcml.training.entropy import EntropyTrainer, FrozenBits
 
 HIDDEN = {"Y": 48, "RGB": 64, "Cb": 32, "Cr": 32}  # units of briefly trained entropy coders

@@ -35,17 +35,13 @@ def layout(config: ModelConfig) -> list[dict[str, Any]]:
         plane = _meta(3 if key == "RGB" else 1, GRID * STRIDE)
         features = _meta(settings.width, GRID)
         code = _meta(settings.code_channels, GRID)
-        luma = None
-        if stream.decoder.luma is not None:
-            of = config.luma
-            luma = _meta(of.code_channels if config.fuse == "codes" else of.width, GRID)
-        other = None if stream.bit_model.other is None else _meta(stream.bit_model.other.in_channels, GRID)
+        luma = _meta(config.luma.code_channels, GRID) if key in ("Cb", "Cr") else None
         level = torch.zeros(1, GRID, GRID, dtype=torch.int64, device="meta")
         parts: list[tuple[str, nn.Module | None, Callable[[], Any]]] = [
             ("encoder", stream.encoder, lambda s=stream, p=plane: s.encoder(p)),
             ("importance", stream.importance, lambda s=stream, f=features: s.importance(f)),
             ("decoder", stream.decoder, lambda s=stream, c=code, y=luma: s.decoder(c, y)),
-            ("bit_model", stream.bit_model, lambda s=stream, c=code, q=level, o=other: s.bit_model(c, q, o)),
+            ("bit_model", stream.bit_model, lambda s=stream, c=code, q=level, y=luma: s.bit_model(c, q, y)),
             ("level_model", stream.level_model, lambda: None),
         ]
         for part, module, run in parts:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mcml.base import STRIDE
 from mcml.base.errors import UsageError
 from mcml.metrics.color import RGB_TO_YCBCR, YCBCR_TO_RGB
-from mcml.model.networks import Decoder, Encoder, ImportanceHead
+from mcml.model.networks import Decoder, Encoder, FusionDecoder, ImportanceHead
 from mcml.model.quantization import binarize, channel_groups, importance_levels, masked_bits, nested_mask
 from mcml.model.rate import BITS_PER_NAT, BitModel, LevelModel, bits_of
 from mcml.model.settings import STREAMS, VARIANTS, ModelConfig, StreamConfig
@@ -29,7 +29,7 @@ class StreamOutput(NamedTuple):
         x_hat: (B, C, H, W) reconstruction in the plane's unit, about [-0.5, 0.5], or None where
             only the code was asked for. Cropped to the input's size.
         bits: (B, n, h, w) in {0, 1}.
-        importance: (B, 1, h, w) p in (0, 1); 1 where nothing is masked.
+        importance: (B, 1, h, w) p in (0, 1); in every position the dial's where the map is uniform.
         level: (B, h, w) int64, Q in 0..L-1.
         mask: (B, n, h, w) in {0, 1}.
         code: (B, n, h, w) masked bits in {-1, 0, +1}.
@@ -64,33 +64,35 @@ class Stream(nn.Module):
         config: StreamConfig,
         channels: int = 1,
         *,
-        luma_channels: int = 0,
-        luma_is_code: bool = True,
-        context_channels: int = 0,
+        luma_bits: int = 0,
+        fused: bool = False,
     ) -> None:
+        """Build the networks.
+
+        Args:
+            config: the stream's settings.
+            channels: of the plane.
+            luma_bits: of a colour stream, the luma stream's code channels, which its context model sees.
+            fused: whether its decoder sees them too.
+        """
         super().__init__()
         self.config = config
-        shared: dict[str, Any] = {
-            "groups": config.groups, "blocks": config.blocks, "trunk_stride": config.trunk_stride,
-        }  # fmt: skip
-        self.encoder = Encoder(channels, config.width, config.code_channels, stem=config.stem, **shared)
+        size = channels, config.width, config.code_channels, config.groups, config.blocks
+        self.encoder = Encoder(*size)
         self.importance = ImportanceHead(config.width) if config.importance == "adaptive" else None
-        self.decoder = Decoder(
-            channels, config.width, config.code_channels,
-            luma_channels=luma_channels, luma_is_code=luma_is_code, tail=0 if luma_channels else 1, **shared,
-        )  # fmt: skip
+        self.decoder = FusionDecoder(*size, luma=luma_bits) if fused else Decoder(*size)
         self.register_buffer("groups", channel_groups(config.even_groups()))
         # Coded bits a position with every group open, and their ratio to the first stream's.
         self.register_buffer("full_bits", torch.tensor(float(config.code_channels)))
         self.register_buffer("rate_weight", torch.tensor(1.0))
-        self.bit_model = BitModel(self.groups, config.levels, context_channels)
+        self.bit_model = BitModel(self.groups, config.levels, luma_bits)
         self.level_model = LevelModel(config.levels)
 
     def set_groups(self, sizes: Sequence[int]) -> None:
         """Give the nested code other group sizes; they must sum to its channels."""
-        if len(sizes) != self.config.group_count or sum(sizes) != self.config.code_channels:
+        if len(sizes) != self.config.levels - 1 or sum(sizes) != self.config.code_channels:
             raise UsageError(
-                f"{len(sizes)} groups of {sum(sizes)} bits: expected {self.config.group_count} groups "
+                f"{len(sizes)} groups of {sum(sizes)} bits: expected {self.config.levels - 1} groups "
                 f"of {self.config.code_channels}"
             )
         self.groups.copy_(channel_groups(sizes))
@@ -105,29 +107,26 @@ class Stream(nn.Module):
         heads = [self.encoder] if self.importance is None else [self.encoder, self.importance]
         return any(p.requires_grad for head in heads for p in head.parameters())
 
-    def encode(self, plane: Tensor, dial: Tensor, flat: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, plane: Tensor, dial: Tensor, uniform: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return bits (B, n, h, w) and importance p (B, 1, h, w).
 
         Args:
             plane: (B, C, H, W) in [-0.5, 0.5], sides multiples of 8.
             dial: (B,) bias on the importance logit.
-            flat: (B,) true where the map is the dial's level everywhere.
+            uniform: (B,) true where the map is the dial's level everywhere.
         """
         features, e = self.encoder(plane)
         logit = torch.zeros(len(plane), 1, *features.shape[-2:], device=plane.device)
-        if self.config.importance == "none":
-            return binarize(e), logit + 1
         if self.importance is not None:
             logit = self.importance(features)
-            if flat is not None:
-                logit = torch.where(flat.view(-1, 1, 1, 1), 0.0, logit)
+            if uniform is not None:
+                logit = torch.where(uniform.view(-1, 1, 1, 1), 0.0, logit)
         return binarize(e), torch.sigmoid(logit + dial.view(-1, 1, 1, 1))
 
     def mask(self, importance: Tensor) -> tuple[Tensor, Tensor]:
         """Return levels (B, h, w) and mask (B, n, h, w) of an importance map."""
-        config = self.config
-        level = importance_levels(importance, config.levels).squeeze(1)
-        return level, nested_mask(importance, self.groups, config.levels, keep_first=config.keep_first)
+        levels = self.config.levels
+        return importance_levels(importance, levels).squeeze(1), nested_mask(importance, self.groups, levels)
 
     def estimated_bits(self, bits: Tensor, level: Tensor, mask: Tensor, other: Tensor | None) -> Tensor:
         """Return the ideal code length (B,) in bits; gradients reach the context models only."""
@@ -150,18 +149,14 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        luma_bits = config.luma.code_channels
         self.streams = nn.ModuleDict()
         for key in config.streams:
             is_color = key in ("Cb", "Cr")
-            fused = is_color and config.variant == "fusion"
-            luma = (luma_bits if config.fuse == "codes" else config.luma.width) if fused else 0
             self.streams[key] = Stream(
                 config.stream(key),
                 channels=3 if key == "RGB" else 1,
-                luma_channels=luma,
-                luma_is_code=config.fuse == "codes",
-                context_channels=luma_bits if is_color else 0,
+                luma_bits=config.luma.code_channels if is_color else 0,
+                fused=is_color and config.variant == "fusion",
             )
         # lambda(p) = scale exp(-decay p), in the loss's units; a training run's start sets it.
         self.register_buffer("rate_slope", torch.tensor([11.0, 1.0]))
@@ -200,7 +195,7 @@ class Model(nn.Module):
         *,
         decode: Sequence[str] | None = None,
         estimate: bool = True,
-        flat: Tensor | None = None,
+        uniform: Tensor | None = None,
     ) -> ModelOutput:
         """Encode, quantise and decode.
 
@@ -209,7 +204,7 @@ class Model(nn.Module):
             dial: b, one number or (B,); larger keeps more bits at each position.
             decode: stream keys to decode, all by default; the others give codes only.
             estimate: False leaves `estimated_bits` at zero and saves the context models' work.
-            flat: (B,) true where all maps are the dial's level everywhere.
+            uniform: (B,) true where all maps are the dial's level everywhere.
         """
         padded, size = pad_to_multiple(rgb, STRIDE)
         dial = torch.as_tensor(dial, dtype=torch.float32, device=rgb.device).expand(len(rgb))
@@ -218,29 +213,19 @@ class Model(nn.Module):
         for key, plane in self.planes(padded).items():
             stream = self.streams[key]
             with torch.set_grad_enabled(torch.is_grad_enabled() and stream.encoder_learns()):
-                bits, importance = stream.encode(plane, dial, flat)
+                bits, importance = stream.encode(plane, dial, uniform)
                 level, mask = stream.mask(importance)
             code = masked_bits(bits, mask)
-            luma = outputs["Y"] if key in ("Cb", "Cr") else None
+            luma = outputs["Y"].code if key in ("Cb", "Cr") else None
             spent = torch.zeros(len(rgb), device=rgb.device)
             if estimate:
-                spent = stream.estimated_bits(bits, level, mask, None if luma is None else luma.code.detach())
-            x_hat = None
-            if key in decode:
-                x_hat = stream.decoder(code, self.luma_for(stream, luma))[..., : size[0], : size[1]]
+                spent = stream.estimated_bits(bits, level, mask, None if luma is None else luma.detach())
+            x_hat = stream.decoder(code, luma)[..., : size[0], : size[1]] if key in decode else None
             outputs[key] = StreamOutput(x_hat, bits, importance, level, mask, code, spent)
         whole = all(output.x_hat is not None for output in outputs.values())
         image = self.join({key: output.x_hat for key, output in outputs.items()}) if whole else None
         total = torch.stack([output.estimated_bits for output in outputs.values()]).sum(0)
         return ModelOutput(image, outputs, total / (size[0] * size[1]))
-
-    def luma_for(self, stream: Stream, luma: StreamOutput | None) -> Tensor | None:
-        """Return what of luma a fusion decoder gets, None for other decoders."""
-        if stream.decoder.luma is None or luma is None:
-            return None
-        if self.config.fuse == "codes":
-            return luma.code
-        return self.streams["Y"].decoder.features(luma.code)
 
 
 def build(config: ModelConfig, seed: int = 0) -> Model:

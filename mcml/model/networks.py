@@ -56,50 +56,29 @@ class Trunk(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Plane to features, code and importance logit, all on the stride-8 grid.
-
-    Stem: `patch`, one 8 x 8 convolution of stride 8, or `strided`, Li et al.'s 8 x 8 of
-    stride 4 and 4 x 4 of stride 2. With `trunk_stride` 4 the trunk runs at 1/4
-    resolution and a 2 x 2 convolution of stride 2 follows it.
-    """
+    """Plane to features and code: an 8 x 8 convolution of stride 8, the 16 blocks, a 1 x 1 to the code."""
 
     def __init__(
-        self,
-        channels: int,
-        width: int,
-        code_channels: int,
-        *,
-        groups: int = 5,
-        blocks: int = 3,
-        stem: str = "patch",
-        trunk_stride: int = STRIDE,
+        self, channels: int, width: int, code_channels: int, groups: int = 5, blocks: int = 3
     ) -> None:
         super().__init__()
-        if stem == "patch":
-            self.stem: nn.Module = nn.Conv2d(channels, width, trunk_stride, stride=trunk_stride)
-        else:
-            layers: list[nn.Module] = [nn.Conv2d(channels, width, 8, stride=4, padding=2)]
-            if trunk_stride == STRIDE:
-                layers += [nn.ReLU(), nn.Conv2d(width, width, 4, stride=2, padding=1)]
-            self.stem = nn.Sequential(*layers)
+        self.stem = nn.Conv2d(channels, width, STRIDE, stride=STRIDE)
         self.trunk = Trunk(width, groups, blocks)
-        self.down = nn.Conv2d(width, width, 2, stride=2) if trunk_stride < STRIDE else nn.Identity()
         self.code = nn.Conv2d(width, code_channels, 1)
 
-    def features(self, plane: Tensor) -> Tensor:
-        """Return F: (B, C, H, W) in [-0.5, 0.5] to (B, width, H/8, W/8)."""
-        return self.down(self.trunk(self.stem(plane)))
-
     def forward(self, plane: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features F and the code's values e = sigmoid(conv(F)) in (0, 1)."""
-        features = self.features(plane)
+        """Map (B, C, H, W) in [-0.5, 0.5] to features F and e = sigmoid(conv(F)) in (0, 1).
+
+        F is (B, width, H/8, W/8), e is (B, n, H/8, W/8).
+        """
+        features = self.trunk(self.stem(plane))
         return features, torch.sigmoid(self.code(features).float())
 
 
 class ImportanceHead(nn.Module):
     """The importance map's logit from the encoder's features: 3 x 3, ReLU, 1 x 1 (Li et al.).
 
-    The last layer starts at zero, so the map starts flat and the dial alone sets it.
+    The last layer starts at zero, so the map starts uniform and the dial alone sets it.
     """
 
     def __init__(self, width: int) -> None:
@@ -132,53 +111,49 @@ class Entry(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Masked bits, and for colour what luma knows, to a plane.
-
-    Then comes the trunk, and a sub-pixel convolution (1 x 1 to 64 values a position, depth
-    to space). With `tail` 1 this is the 16-block decoder that mirrors the encoder. With
-    `tail` 0 and `luma_channels` it is the 15-block fusion network: luma's masked bits (or
-    its decoder's features) are concatenated to the colour's, the first convolution being
-    stored in two parts.
-    """
+    """Masked bits to a plane: entry, the 16 blocks that mirror the encoder's, a sub-pixel convolution."""
 
     def __init__(
-        self,
-        channels: int,
-        width: int,
-        code_channels: int,
-        *,
-        luma_channels: int = 0,
-        luma_is_code: bool = True,
-        groups: int = 5,
-        blocks: int = 3,
-        tail: int = 1,
-        trunk_stride: int = STRIDE,
+        self, channels: int, width: int, code_channels: int, groups: int = 5, blocks: int = 3, tail: int = 1
     ) -> None:
         super().__init__()
         self.entry = Entry(code_channels, width)
-        self.luma: nn.Module | None = None
-        if luma_channels:
-            self.luma = (
-                Entry(luma_channels, width) if luma_is_code else nn.Conv2d(luma_channels, width, 3, padding=1)
-            )
-        up = STRIDE // trunk_stride
-        self.up = nn.Sequential(nn.Conv2d(width, width * up**2, 1), nn.PixelShuffle(up)) if up > 1 else None
         self.trunk = Trunk(width, groups, blocks, tail)
-        self.exit = nn.Conv2d(width, channels * trunk_stride**2, 1)
-        self.shuffle = nn.PixelShuffle(trunk_stride)
-
-    def features(self, code: Tensor, luma: Tensor | None = None) -> Tensor:
-        """Return the trunk's output, (B, width, h, w), or twice that size with a 1/4 trunk."""
-        x = self.entry(code)
-        if self.luma is not None:
-            x = x + self.luma(luma)
-        return self.trunk(x if self.up is None else self.up(x))
+        self.exit = nn.Conv2d(width, channels * STRIDE**2, 1)
+        self.shuffle = nn.PixelShuffle(STRIDE)  # depth to space
 
     def forward(self, code: Tensor, luma: Tensor | None = None) -> Tensor:
         """Decode to (B, C, 8 h, 8 w), about [-0.5, 0.5], unclipped.
 
         Args:
             code: (B, n, h, w) in {-1, 0, +1}, from `quantization.masked_bits`.
-            luma: (B, luma_channels, h, w), in a fusion decoder: luma's masked bits or features.
+            luma: not used; a fusion decoder's.
         """
-        return self.shuffle(self.exit(self.features(code, luma)).float())
+        return self.synthesis(self.entry(code))
+
+    def synthesis(self, x: Tensor) -> Tensor:
+        """Map features (B, width, h, w) to (B, C, 8 h, 8 w)."""
+        return self.shuffle(self.exit(self.trunk(x)).float())
+
+
+class FusionDecoder(Decoder):
+    """The poster's fusion network: a colour plane from its own masked bits and luma's.
+
+    binarizer -> concatenation -> 15 blocks with 5 skips -> Cb (Cr). The first convolution after the
+    concatenation is stored in two parts, whose outputs are summed: the same thing.
+    """
+
+    def __init__(
+        self, channels: int, width: int, code_channels: int, groups: int = 5, blocks: int = 3, *, luma: int
+    ) -> None:
+        super().__init__(channels, width, code_channels, groups, blocks, tail=0)
+        self.luma = Entry(luma, width)
+
+    def forward(self, code: Tensor, luma: Tensor) -> Tensor:
+        """Decode to (B, C, 8 h, 8 w), about [-0.5, 0.5], unclipped.
+
+        Args:
+            code: (B, n, h, w) in {-1, 0, +1}, the colour stream's masked bits.
+            luma: (B, luma, h, w), luma's.
+        """
+        return self.synthesis(self.entry(code) + self.luma(luma))

@@ -68,8 +68,7 @@ class _NestedMask(torch.autograd.Function):
     def forward(ctx: Any, p: Tensor, steps: Tensor, levels: int) -> Tensor:
         ctx.save_for_backward(p, steps)
         ctx.levels = levels
-        quantised = (p.float() * levels).floor().clamp(0, levels - 1)
-        return (quantised >= steps).to(p.dtype)
+        return (importance_levels(p, levels) >= steps).to(p.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -78,33 +77,30 @@ class _NestedMask(torch.autograd.Function):
         return ctx.levels * (grad * near).sum(dim=1, keepdim=True), None, None
 
 
-def nested_mask(p: Tensor, groups: Tensor, levels: int, *, keep_first: bool = False) -> Tensor:
+def nested_mask(p: Tensor, groups: Tensor, levels: int) -> Tensor:
     """Open the first Q = floor(L p) groups of the code at each position.
 
     Unlike Li et al. 2018 as printed, n = G (L - 1), so the last group can open and a
-    flat position may send nothing. With `keep_first` the first Q + 1 of L groups are
-    open, as in their released model: every position sends at least one group.
+    flat position may send nothing (their released model opens Q + 1 groups: at least one).
 
     Gradient: theirs is dm_k/dp = L where L p - 1 <= ceil(k L / n) < L p + 2, else 0: a
     window of three levels near the step of m_k. Its sign, height L and width are kept; it
-    is centred on the step of the form in use: dm_k/dp = L where |L p - s_k| <= 1.5, with
-    s_k the group of channel k (one less with `keep_first`).
+    is centred on the step of this form: dm_k/dp = L where |L p - s_k| <= 1.5, with s_k the
+    group of channel k.
 
     Args:
         p: (B, 1, H, W) in [0, 1].
-        groups: (n,) from `channel_groups`: L - 1 groups, or L with `keep_first`.
+        groups: (n,) from `channel_groups`: L - 1 groups.
         levels: L.
 
     Returns:
         (B, n, H, W) of p's dtype, in {0, 1}, non-increasing along the groups.
     """
-    expected = levels if keep_first else levels - 1
-    if groups.device.type == "cpu" and int(groups.max()) != expected:  # on a GPU this would wait for it
+    if groups.device.type == "cpu" and int(groups.max()) != levels - 1:  # on a GPU this would wait for it
         raise UsageError(
-            f"{levels} importance levels need {expected} groups of bits, got {int(groups.max())}"
+            f"{levels} importance levels need {levels - 1} groups of bits, got {int(groups.max())}"
         )
-    steps = (groups - int(keep_first)).to(p.device).view(1, -1, 1, 1)
-    return _NestedMask.apply(p, steps, levels)
+    return _NestedMask.apply(p, groups.to(p.device).view(1, -1, 1, 1), levels)
 
 
 def masked_bits(bits: Tensor, mask: Tensor) -> Tensor:

@@ -1,10 +1,17 @@
-"""What a variant is made of: settings of the streams and of the model, with their checks."""
+"""Every setting of networks, loss and training: defaults, ranges, profiles; no torch.
+
+A `Recipe` holds all that decides a training run but the photographs. Its tables `model`, `loss`,
+`stage` and `train` are read from a profile (``profiles/*.toml``); ``--set table.name=value`` lies over it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
 
 from mcml.base import STRIDE
 from mcml.base.errors import UsageError, choose
@@ -21,72 +28,105 @@ STREAMS = {
     "fusion": ("Y", "Cb", "Cr"),
     "rgb": ("RGB",),
 }
-IMPORTANCE = ("adaptive", "uniform", "none")
+DIAL_RANGE = (-3.0, 3.0)  # of the dial b (model.py) that the networks are trained for
+
+
+def number(default: float, low: float, high: float) -> Any:
+    """Declare a setting that is a number from `low` to `high`, of its default's type."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def word(default: str, *known: str) -> Any:
+    """Declare a setting that is `default` or one of the other `known` words."""
+    return field(default=default, metadata={"known": (default, *known)})
+
+
+class Settings:
+    """A frozen dataclass whose values are checked, and which is built from nested mappings."""
+
+    def __post_init__(self) -> None:
+        """Check types, ranges and words; whole numbers are taken where a float is meant.
+
+        Raises:
+            UsageError: naming the first setting that is of another type or out of its range.
+        """
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            kind = type(f.default_factory()) if f.default is MISSING else type(f.default)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, f.name, value := float(value))
+            if type(value) is not kind:
+                raise UsageError(f"{f.name} is {value!r}: expected {kind.__name__}")
+            if "known" in f.metadata:
+                choose(f.name, value, f.metadata["known"])
+            if "range" in f.metadata:
+                low, high = f.metadata["range"]
+                if not low <= value <= high:
+                    raise UsageError(f"{f.name} is {value!r}: expected {low:g} to {high:g}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values for a file; `changed` of the defaults inverts it."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    def changed(self, /, **settings: Any) -> Self:
+        """Return a copy with other values, nested or by dotted name: ``changed(**{"train.steps": 5})``.
+
+        Raises:
+            UsageError: for an unknown name, with the nearest, and for a value of the wrong kind.
+        """
+        return self._changed(settings, "")
+
+    def _changed(self, settings: Mapping[str, Any], where: str) -> Self:
+        known = {f"{where}{f.name}": f.name for f in fields(self)}  # type: ignore[arg-type]
+        values: dict[str, Any] = {}
+        tables: dict[str, dict[str, Any]] = {}
+        for path, value in settings.items():
+            first, _, rest = path.partition(".")
+            name = known[choose("setting", where + first, known)]
+            if not isinstance(getattr(self, name), Settings):
+                if rest or isinstance(value, Mapping):
+                    raise UsageError(f"{where}{name} is one setting: it holds no others")
+                values[name] = value
+            elif rest or isinstance(value, Mapping):
+                tables.setdefault(name, {}).update({rest: value} if rest else value)
+            else:
+                raise UsageError(f"{where}{name} is {value!r}: expected a table of settings")
+        for name, changes in tables.items():
+            values[name] = getattr(self, name)._changed(changes, f"{where}{name}.")
+        return replace(self, **values)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
+class StreamConfig(Settings):
     """One stream's networks and compression module."""
 
-    width: int = 96  # channels of the trunks
-    code_channels: int = 256  # n, bits a position at most
-    levels: int = 32  # L of the importance map; its L - 1 groups share the n bits
-    groups: int = 5  # groups of residual blocks, each with a skip
-    blocks: int = 3  # residual blocks a group
-    stem: str = "patch"  # or "strided", Li et al.'s two convolutions
-    trunk_stride: int = STRIDE  # pixels; 4 makes the trunks four times as costly
-    importance: str = "adaptive"  # "uniform": the dial's level everywhere; "none": all bits, no map
-    keep_first: bool = False  # True: Q + 1 groups open, as in Li et al.'s released model
+    width: int = number(96, 1, 1024)  # channels of the trunks
+    code_channels: int = number(256, 1, 1024)  # n, bits a position at most
+    levels: int = number(32, 2, 256)  # L of the importance map; its L - 1 groups share the n bits
+    groups: int = number(5, 1, 32)  # groups of residual blocks, each with a skip
+    blocks: int = number(3, 1, 32)  # residual blocks a group
+    importance: str = word("adaptive", "uniform")  # "uniform": no map, the dial's level everywhere
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        choose("stem", self.stem, ("patch", "strided"))
-        choose("importance", self.importance, IMPORTANCE)
-        for name, low, high in [
-            ("width", 1, 1024), ("code_channels", 1, 1024), ("levels", 2, 256), ("groups", 1, 32),
-            ("blocks", 1, 32),
-        ]:  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(f"{name} is {getattr(self, name)}: expected {low} to {high}")
-        if self.trunk_stride not in (4, STRIDE):
-            raise UsageError(f"trunk_stride is {self.trunk_stride}: expected 4 or {STRIDE}")
-        if self.code_channels < self.group_count:
+        super().__post_init__()
+        if self.code_channels < self.levels - 1:
             raise UsageError(
-                f"code_channels is {self.code_channels}: {self.levels} levels need {self.group_count} or more"
+                f"code_channels is {self.code_channels}: {self.levels} levels need {self.levels - 1} or more"
             )
 
-    @property
-    def group_count(self) -> int:
-        """Return how many groups of bits the levels open."""
-        return self.levels - (0 if self.keep_first else 1)
-
     def even_groups(self) -> list[int]:
-        """Return group sizes as equal as they can be; the larger ones come last."""
-        count = self.group_count
+        """Return the sizes of the code's L - 1 groups, as equal as they can be; the larger ones come last."""
+        count = self.levels - 1
         return [(self.code_channels + i) // count for i in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """A variant and its streams."""
 
-    variant: str = "fusion"
+    variant: str = word("fusion", *VARIANTS)
     luma: StreamConfig = field(default_factory=StreamConfig)  # also the rgb variant's one stream
     color: StreamConfig = field(default_factory=lambda: StreamConfig(width=64, code_channels=64, levels=16))
-    fuse: str = "codes"  # or "features": what of luma the fusion network gets
-    dial_low: float = -3.0  # the span of the dial b that the networks are trained for
-    dial_high: float = 3.0
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        choose("variant", self.variant, VARIANTS)
-        choose("fusion input", self.fuse, ("codes", "features"))
-        if self.luma.trunk_stride != STRIDE and self.variant == "fusion" and self.fuse == "features":
-            raise UsageError("fuse='features' needs luma trunks at stride 8")
-        if not -20 <= self.dial_low < self.dial_high <= 20:
-            raise UsageError(
-                f"dial from {self.dial_low} to {self.dial_high}: expected -20 <= low < high <= 20"
-            )
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -97,31 +137,119 @@ class ModelConfig:
         """Return a stream's configuration."""
         return self.color if key in ("Cb", "Cr") else self.luma
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a file; `from_dict` inverts it."""
-        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Build from nested plain values; unknown keys raise `UsageError` naming the nearest."""
-        return _build(cls, values, "model")
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Settings):
+    """What the loss is made of; the defaults are the poster's L1 with every stream's rate."""
 
-
-def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    known = {f.name: f for f in fields(kind)}
-    given = {}
-    for name, value in values.items():
-        choose(f"{where} setting", name, known)
-        if isinstance(value, Mapping):
-            value = _build(StreamConfig, value, f"{where}.{name}")
-        given[name] = value
-    return kind(**given)
+    # "l1" in grey levels (the poster), or "l2" in squared grey levels (Li et al.; favours PSNR)
+    distortion: str = word("l1", "l2")
+    # weight of Cb's and Cr's distortion against Y's; no unit. The poster does not give its value
+    gamma: float = number(1.0, 0, 1e9)
+    # whose importance maps cost: "all", or "luma" as the poster prints it (colour bits are then free)
+    rate_streams: str = word("all", "luma")
 
 
-def _check_types(config: Any) -> None:
-    for f in fields(config):
-        value = getattr(config, f.name)
-        expected = {"int": int, "float": (int, float), "str": str, "bool": bool, "StreamConfig": StreamConfig}
-        kind = expected[str(f.type)]
-        if not isinstance(value, kind) or (isinstance(value, bool) and f.type != "bool"):
-            raise UsageError(f"{f.name} is {value!r}: expected {f.type}")
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(Settings):
+    """Where training starts and what learns when; `_from` are shares of the budget, 1 is never."""
+
+    start: str = word("threshold", "plain")  # a threshold code, or random weights
+    train: str = ""  # streams that learn, separated by commas; "" is all. The others are frozen
+    importance_from: float = number(0.0, 0, 1)
+    encoder_from: float = number(1.0, 0, 1)
+    encoder_lr: float = number(0.1, 0, 10)  # share of `lr`, of encoder and importance map
+    uniform_share: float = number(0.0, 0, 1)  # of the samples that are trained with one level everywhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Settings):
+    """Budget, data and optimiser."""
+
+    steps: int = number(2000, 0, 1e9)  # 0: until `minutes` are over
+    minutes: float = number(0.0, 0, 1e5)  # 0: no limit; else the learning rate falls with the clock
+    batch: int = number(16, 1, 65536)  # patches a step, of all processes together
+    patch_px: int = number(128, STRIDE, 4096)  # a multiple of 8
+    lr: float = number(1e-3, 0, 1e9)  # Adam's, after warm-up; a cosine takes it to a hundredth
+    context_lr: float = number(5e-3, 0, 1e9)  # of the context models, which only estimate rates
+    warmup: float = number(0.03, 0, 0.9)  # share of the budget
+    clip: float = number(1.0, 1e-9, 1e9)  # largest norm of the codec's gradient, and of the context models'
+    ema: float = number(0.998, 0, 0.99999)  # decay of the averaged weights, which are what is released
+    precision: str = word("32", "bf16")  # "bf16": autocast with float32 master weights
+    context_every: int = number(4, 1, 1000)  # steps between two of the context models
+    seed: int = number(0, 0, 2**31)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.steps and not self.minutes:
+            raise UsageError("steps and minutes are both 0: give one of them")
+        if self.patch_px % STRIDE:
+            raise UsageError(f"patch_px is {self.patch_px}: expected a multiple of {STRIDE}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Settings):
+    """Everything that decides a run but the photographs."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    stage: StageConfig = field(default_factory=StageConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.trained_streams()
+
+    def trained_streams(self) -> tuple[str, ...]:
+        """Return the keys of the streams that learn, in coding order."""
+        names = [name.strip() for name in self.stage.train.split(",") if name.strip()]
+        for name in names:
+            choose("stream", name, self.model.streams)
+        return tuple(key for key in self.model.streams if not names or key in names)
+
+
+def dotted(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name."""
+    values: dict[str, Any] = {}
+    for name, value in tables.items():
+        own = dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        values |= own
+    return values
+
+
+# ------------------------------------------------------------------------------ profiles
+
+
+def profile_folder() -> Path:
+    """Return the folder of the training profiles."""
+    return Path(str(files("mcml.model"))) / "profiles"
+
+
+def training_profiles() -> list[str]:
+    """Return the names of the training profiles."""
+    return sorted(path.stem for path in profile_folder().glob("*.toml"))
+
+
+def load_recipe(profile: str, variant: str, settings: Sequence[str] = ()) -> Recipe:
+    """Read a profile for a variant, with settings given as "table.name=value" on top.
+
+    Raises:
+        UsageError: for an unknown profile, variant, table or setting, or a wrong type.
+    """
+    path = profile_folder() / f"{choose('training profile', profile, training_profiles())}.toml"
+    try:
+        recipe = Recipe().changed(**tomllib.loads(path.read_text("utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"training profile {path.name} is not valid TOML: {error}") from error
+    return recipe.changed(**{"model.variant": variant} | dict(map(_parse, settings)))
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    """Read "table.name=value"; a value that is no TOML is a word."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or "." not in name:
+        raise UsageError(f"--set {text}: expected table.name=value, as in train.steps=500")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value

@@ -163,7 +163,7 @@ def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Read a model folder's configuration and record."""
     content = read_config(folder)
     try:
-        return ModelConfig.from_dict(content["model"]), content.get("record", {})
+        return ModelConfig().changed(**content["model"]), content.get("record", {})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         path = folder / "config.json"
         raise DataError(f"{path}: not the configuration of a model of this version ({error})") from error

@@ -16,7 +16,7 @@ from torch import Tensor
 from mcml.base.errors import DataError, UsageError
 from mcml.base.files import atomic_write
 from mcml.model.model import Model
-from mcml.model.recipes import Recipe, flat
+from mcml.model.settings import Recipe, dotted
 from mcml.model.weights import load_into, load_tensors, new_folder, save_tensors
 
 KEPT = 2  # checkpoints; older ones are removed
@@ -69,11 +69,11 @@ def read(
     """
     try:
         state = json.loads((folder / "state.json").read_text("utf-8"))
-        then = flat(state["recipe"])
+        then = dotted(state["recipe"])
         _ = state["step"], state["elapsed_s"], state["best"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder}: not a whole checkpoint ({error})") from error
-    for name, value in flat(recipe.to_dict()).items():
+    for name, value in dotted(recipe.to_dict()).items():
         if value != then.get(name) and name not in ("train.steps", "train.minutes"):
             raise UsageError(
                 f"{folder} is of another configuration: {name} was {then.get(name)!r}, now {value!r}; "

@@ -20,6 +20,7 @@ from mcml.base.errors import DataError
 from mcml.codec.context_model import ContextModel
 from mcml.codec.order import LEVEL_PASSES, ONE, SPREADS, level_context, level_passes
 from mcml.model.model import Model
+from mcml.model.settings import DIAL_RANGE
 from mcml.model.validate import to_tensor
 from mcml.model.weights import load_into, load_tensors, save_tensors
 from mcml.training.processes import caught_signals
@@ -109,11 +110,9 @@ class EntropyTrainer:
         far open as in a file of the same dial.
         """
         found = {}
-        config, draws = self.model.config, self.draws
+        draws = self.draws
         kind = torch.from_numpy(draws.choice([0, 0, 1, 2] if whole else [1, 1, 1, 2], count))
-        dial = torch.from_numpy(draws.uniform(config.dial_low, config.dial_high, count)).float()[
-            :, None, None
-        ]
+        dial = torch.from_numpy(draws.uniform(*DIAL_RANGE, count)).float()[:, None, None]
         dither = torch.from_numpy(draws.random((count, side, side))).float()
         for key, (bits, logit) in self.bits.sample(count, side, draws).items():
             stream = self.model.streams[key]
@@ -122,8 +121,7 @@ class EntropyTrainer:
             adaptive = (torch.sigmoid(logit + dial) * stream.config.levels).floor().clamp(0, top)
             k = kind[:, None, None]
             level = torch.where(k == 0, float(top), torch.where(k == 1, flat, adaptive))
-            opened = level + 1 if stream.config.keep_first else level
-            mask = (stream.groups.cpu() <= opened[..., None]).float()
+            mask = (stream.groups.cpu() <= level[..., None]).float()
             field = torch.where(k == 2, 2 * level - top, 0.0) / 8
             batch = (bits.float(), mask, (2 * bits.float() - 1) * mask, field)
             found[key] = tuple(value.to(self.device) for value in batch)
@@ -215,10 +213,9 @@ class EntropyTrainer:
         """Count levels by pass, spread and predicted level: (P, S, L, L) uint16 that sum to 65536."""
         levels = self.model.config.stream(key).levels
         counts = np.zeros((LEVEL_PASSES, len(SPREADS) + 1, levels, levels))
-        config = self.model.config
         for i in self.draws.choice(len(self.bits.tiles), tiles):
             logit = self.bits.tiles[i][key][1].astype(np.float32)
-            for dial in self.draws.uniform(config.dial_low, config.dial_high, 4):
+            for dial in self.draws.uniform(*DIAL_RANGE, 4):
                 p = 1 / (1 + np.exp(-(logit + dial)))
                 level = np.clip(np.floor(p * levels), 0, levels - 1).astype(np.int64)
                 middle = int(np.median(level))

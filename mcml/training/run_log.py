@@ -11,7 +11,7 @@ from torch import nn
 from mcml.base.errors import McmlError
 
 DIVERGED = 20.0  # a mean loss this many times the best so far stops the run
-HEAD = ("loss", "distortion", "rate", "weighted_rate", "color", "gradient_norm")
+HEAD = ("loss", "distortion", "rate", "weighted_rate", "gradient_norm")
 PER_STREAM = ("distortion", "importance", "open", "mse", "estimated_bpp")
 
 
@@ -35,9 +35,8 @@ def check(
     step: int,
     best: float,
     kept: Path | None,
-    watched: str = "loss",
 ) -> None:
-    """Stop a run whose figures or weights are not finite, or whose `watched` figure ran away.
+    """Stop a run whose figures or weights are not finite, or whose loss ran away.
 
     Raises:
         DivergedError: with the step, what is wrong, what to try and what is kept.
@@ -49,8 +48,8 @@ def check(
             f"step {step}: {', '.join(bad) or 'the weights'} not finite (gradient norm "
             f"{row['gradient_norm']:.3g}); try a smaller train.lr or train.clip; {last}"
         )
-    if row[watched] > DIVERGED * best:
+    if row["loss"] > DIVERGED * best:
         raise DivergedError(
-            f"step {step}: the {watched} is {row[watched]:.3g} after a best of {best:.3g}; "
+            f"step {step}: the loss is {row['loss']:.3g} after a best of {best:.3g}; "
             f"try a smaller train.lr; {last}"
         )

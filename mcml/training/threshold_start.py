@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from mcml.base import STRIDE
-from mcml.base.errors import UsageError
 from mcml.model.model import Model, Stream, StreamOutput
-from mcml.model.networks import Entry
+from mcml.model.networks import Entry, FusionDecoder
 from mcml.model.quantization import masked_bits
 from mcml.training.threshold_design import ThresholdCode, dct_basis, design
 
@@ -31,7 +30,7 @@ def start(
     """Set the weights of a model's streams to a threshold code and a linear decoder.
 
     Args:
-        model: streams with `patch` stems and trunks at stride 8.
+        model: any variant.
         patches: (B, 3, S, S) in [0, 1], S a multiple of 8; a few hundred of 128 x 128 are enough.
         keys: streams to set, all by default; of the others the codes are used as they are.
         distortion: "l1" or "l2", what `Model.rate_slope` is measured in (0..255 units).
@@ -42,8 +41,6 @@ def start(
     left_over = {}
     for key in keys:
         stream = model.streams[key]
-        if stream.config.stem != "patch" or stream.config.trunk_stride != STRIDE:
-            raise UsageError("the threshold start needs stem='patch' and trunk_stride=8")
         left_over[key] = _set_encoder(stream, planes[key])
     luma_entry = model.streams["Y"].decoder.entry if "Y" in model.streams else None
     output = model(patches, 0.0, decode=(), estimate=False)
@@ -57,7 +54,7 @@ def start(
         seen[key] = of._replace(level=level, mask=mask, code=masked_bits(of.bits, mask))
     for key in keys:
         stream, of = model.streams[key], seen[key]
-        luma = model.luma_for(stream, seen.get("Y"))
+        luma = seen["Y"].code if "Y" in seen else None
         _fit_decoder(stream, planes[key], of, luma, luma_entry, left_over[key])
     reference = model.streams[model.config.streams[0]]
     for key in keys:
@@ -86,7 +83,7 @@ def _set_encoder(stream: Stream, plane: Tensor) -> Tensor:
     encoder.code.bias.copy_(
         -GAIN * code.threshold.to(plane.device) / sigma[code.coefficient.to(plane.device)]
     )
-    stream.set_groups(code.group_sizes(config.group_count))
+    stream.set_groups(code.group_sizes(config.levels - 1))
     stream.full_bits.fill_(float(code.entropy.sum()))
 
     decoder = stream.decoder
@@ -97,9 +94,8 @@ def _set_encoder(stream: Stream, plane: Tensor) -> Tensor:
     _set_bit_model(stream, code)
     _set_cells(decoder.entry, code)
     left = coefficients.var(dim=(0, 2, 3)).sum() - code.saved.to(plane.device).cumsum(0)
-    ends = torch.bincount(stream.groups, minlength=config.group_count + 1)[1:].cumsum(0)
-    first = [] if config.keep_first else [left[0] + code.saved[0].to(plane.device)]
-    return torch.stack([*first, *left[ends - 1]])
+    ends = torch.bincount(stream.groups, minlength=config.levels)[1:].cumsum(0)
+    return torch.stack([left[0] + code.saved[0].to(plane.device), *left[ends - 1]])
 
 
 def _order(code: ThresholdCode) -> tuple[Tensor, Tensor]:
@@ -153,13 +149,10 @@ def _fit_decoder(
     wanted = stream.encoder.stem(plane)[:, :count].permute(0, 2, 3, 1).flatten(0, 2)
     layers = [decoder.entry.mix]
     inputs = [torch.relu(decoder.entry.cells(output.code))]
-    if isinstance(decoder.luma, Entry) and luma_entry is not None:
+    if isinstance(decoder, FusionDecoder):
         decoder.luma.cells.load_state_dict(luma_entry.cells.state_dict())
         layers.append(decoder.luma.mix)
         inputs.append(torch.relu(decoder.luma.cells(luma)))
-    elif decoder.luma is not None:
-        layers.append(decoder.luma)
-        inputs.append(luma)
     seen = torch.cat(inputs, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
     step = max(1, len(seen) // FIT_SQUARES)
     weight = left_over.clamp(min=1e-9).rsqrt()[output.level].flatten()[::step, None]

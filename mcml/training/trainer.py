@@ -18,13 +18,14 @@ from mcml.base.errors import DataError, UsageError
 from mcml.base.files import check_writable
 from mcml.data.patches import PatchStore, draw_patches
 from mcml.model.model import Model, build
-from mcml.model.recipes import PARTS, Recipe
+from mcml.model.settings import DIAL_RANGE, Recipe
 from mcml.model.weights import copy_stream
 from mcml.training import checkpoints, run_log
 from mcml.training import threshold_start as threshold_code
-from mcml.training.loss import LossTerms, RateTarget, multi_loss
+from mcml.training.loss import LossTerms, multi_loss
 from mcml.training.processes import caught_signals, make_fabric
 
+PARTS = ("decoder", "importance", "encoder")
 PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
 START_PATCHES = 128  # of 128 x 128, for the threshold code
 
@@ -61,11 +62,8 @@ class Trainer:
         self.draws = torch.Generator(self.device).manual_seed(recipe.train.seed)
         self.host = torch.Generator().manual_seed(recipe.train.seed)
         self.step, self.elapsed_s, self.best = 0, 0.0, math.inf
-        slope = PLAIN_SLOPES[recipe.loss.distortion][0]
-        self.target = RateTarget(recipe.stage.rate_target or 1.0, lmbda=slope).to(self.device)
         self.model = build(recipe.model, recipe.train.seed).to(self.device, memory_format=torch.channels_last)
         self.trained = recipe.trained_streams()
-        self.decoded = self.trained if recipe.loss.color_difference == "none" else recipe.model.streams
         found = checkpoints.latest(run_dir)
         if found is None:
             self._begin(initial)
@@ -80,7 +78,6 @@ class Trainer:
         )
         if found is not None:
             self._resume(found)
-        self.forward = torch.compile(self.model) if recipe.train.compile else self.model
 
     def _begin(self, initial: Model | None) -> None:
         self.store.sample(1, self.recipe.train.patch_px, torch.Generator(self.device))  # large enough?
@@ -128,7 +125,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             name = group["name"]
             share = stage.encoder_lr if name in ("encoder", "importance") else 1.0
-            begins = 0.0 if name == "context" else getattr(stage, f"{name}_from")
+            begins = getattr(stage, f"{name}_from", 0.0)  # the decoder learns from the start
             learns = spent >= begins and begins < 1
             if name == "context":
                 learns = self.step % train.context_every == 0
@@ -140,22 +137,20 @@ class Trainer:
         """Do one step; return a row of figures as one tensor on the device."""
         train, stage = self.recipe.train, self.recipe.stage
         self._prepare_step()
-        fabric, config = self.fabric, self.recipe.model
-        rgb = draw_patches(self.store, train.batch, train.patch_px, self.draws, self.host, train.augment)
+        fabric = self.fabric
+        rgb = draw_patches(self.store, train.batch, train.patch_px, self.draws, self.host)
         dial = torch.rand(train.batch, generator=self.draws, device=self.device)
-        dial = config.dial_low + (config.dial_high - config.dial_low) * dial
-        flat = torch.zeros(train.batch, dtype=torch.bool, device=self.device)
-        if stage.flat_share:
-            flat = torch.rand(train.batch, generator=self.draws, device=self.device) < stage.flat_share
+        dial = DIAL_RANGE[0] + (DIAL_RANGE[1] - DIAL_RANGE[0]) * dial
+        uniform = torch.zeros(train.batch, dtype=torch.bool, device=self.device)
+        if stage.uniform_share:
+            uniform = torch.rand(train.batch, generator=self.draws, device=self.device) < stage.uniform_share
         # Every process draws the whole batch and takes its share: N processes see what one would.
-        rgb, dial, flat = (drawn[fabric.global_rank :: fabric.world_size] for drawn in (rgb, dial, flat))
+        rgb, dial, uniform = (x[fabric.global_rank :: fabric.world_size] for x in (rgb, dial, uniform))
         rgb = rgb.contiguous(memory_format=torch.channels_last)
-        is_open = self.progress() < stage.open_until
         with fabric.autocast():
-            output = self.forward(
-                rgb, dial + 20 if is_open else dial,
-                decode=self.decoded, estimate=self.step % train.context_every == 0, flat=flat,
-            )  # fmt: skip
+            output = self.model(
+                rgb, dial, decode=self.trained, estimate=self.step % train.context_every == 0, uniform=uniform
+            )
         terms = self._loss(rgb, dial, output)
         total = terms.total * 1.0
         if self.step % train.context_every == 0:
@@ -166,20 +161,13 @@ class Trainer:
         norm = self._reduce_and_clip()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if stage.rate_target:
-            rate = torch.stack(
-                [output.streams[key].importance.detach().mean() for key in self.trained]
-            ).mean()
-            self.target.update(fabric.all_reduce(rate).clamp(max=2 * stage.rate_target))
         self.step += 1
         self._average()
         return self._figures(terms, output, rgb, norm)
 
     def _loss(self, rgb: Tensor, dial: Tensor, output: Any) -> LossTerms:
         planes = self.model.planes(rgb)
-        lmbda = self.target.lmbda if self.recipe.stage.rate_target else self.model.lmbda(dial)
         literal = self.recipe.loss.rate_streams == "luma"
-        color = self.recipe.loss.color_difference != "none" and output.x_hat is not None
         return multi_loss(
             {key: planes[key] for key in self.trained},
             {key: output.streams[key].x_hat for key in self.trained},
@@ -189,10 +177,8 @@ class Trainer:
                 * (1.0 if literal else self.model.streams[key].rate_weight)
                 for key in self.trained
             },
-            lmbda,
+            self.model.lmbda(dial),
             self.recipe.loss,
-            rgb=rgb if color else None,
-            rgb_hat=output.x_hat if color else None,
         )
 
     def _reduce_and_clip(self) -> Tensor:
@@ -218,7 +204,7 @@ class Trainer:
 
     def _figures(self, terms: LossTerms, output: Any, rgb: Tensor, norm: Tensor) -> Tensor:
         planes = self.model.planes(rgb)
-        row = [terms.total, terms.distortion, terms.rate, terms.weighted_rate, terms.color, norm]
+        row = [terms.total, terms.distortion, terms.rate, terms.weighted_rate, norm]
         for key in self.trained:
             stream = output.streams[key]
             row += [
@@ -249,7 +235,7 @@ class Trainer:
                 row = self._train_step()
                 weight = torch.ones_like(row)
                 if self.step % self.recipe.train.context_every != 1 % self.recipe.train.context_every:
-                    weight[10::5] = 0  # no estimate in this step
+                    weight[9::5] = 0  # no estimate in this step
                 sums = (row * weight, weight) if sums is None else (sums[0] + row * weight, sums[1] + weight)
                 rows += 1
                 if self.step % log_every and self.progress() < 1.0 and not (stop and self._alone()):
@@ -282,9 +268,8 @@ class Trainer:
     def _log(self, row: Tensor, speed: float) -> None:
         values = (self.fabric.all_reduce(row) if not self._alone() else row).tolist()
         found = run_log.name_figures(values, self.trained)
-        watched = "distortion" if self.recipe.stage.rate_target else "loss"  # lambda may grow by design
-        run_log.check(found, self.model, self.step, self.best, checkpoints.latest(self.run_dir), watched)
-        self.best = min(self.best, found[watched])
+        run_log.check(found, self.model, self.step, self.best, checkpoints.latest(self.run_dir))
+        self.best = min(self.best, found["loss"])
         row_out = {
             "step": self.step, "seconds": round(self.elapsed_s, 2), "spent": round(self.progress(), 5),
             "lr": self.optimizer.param_groups[0]["lr"], "images_per_s": speed, **found,
@@ -303,10 +288,7 @@ class Trainer:
                 "recipe": self.recipe.to_dict(), "step": self.step, "elapsed_s": self.elapsed_s,
                 "best": self.best,
             }  # fmt: skip
-            extra = {
-                "draws": self.draws.get_state(), "host": self.host.get_state(),
-                "log_lambda": self.target.log_lambda,
-            }  # fmt: skip
+            extra = {"draws": self.draws.get_state(), "host": self.host.get_state()}
             checkpoints.write(self.run_dir, self.model, self.averaged, self.optimizer, extra, state)
         if not self._alone():
             self.fabric.barrier()
@@ -318,7 +300,6 @@ class Trainer:
         except RuntimeError as error:
             raise UsageError(f"{folder} is of another kind of device than {self.device.type}") from error
         self.host.set_state(extra["host"].cpu())
-        self.target.log_lambda.copy_(extra["log_lambda"])
         self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
         if self.fabric.is_global_zero:
             checkpoints.trim_log(self.run_dir, self.step)

@@ -19,7 +19,6 @@ from mcml.base.files import sha256
 from mcml.cli import train as train_cli
 from mcml.model import weights
 from mcml.model.model import VARIANTS
-from mcml.model.recipes import from_dict
 from mcml.training import checkpoints
 
 
@@ -71,7 +70,7 @@ def test_train_writes_a_model_a_log_and_its_validation(photo_folder, tmp_path):
     rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in averaged.items()}
     assert equal_tensors(model.state_dict(), rounded)
     config, record = weights.load_config(run / "model")
-    assert config.variant == "fusion" and from_dict(record["recipe"]).model == config
+    assert config.variant == "fusion" and Recipe().changed(**record["recipe"]).model == config
     assert (record["steps"], record["photographs"], record["ended"]) == (4, 1, "finished")
     assert (record["processes"], record["threads"], record["trained"]) == (1, 1, ["Y", "Cb", "Cr"])
     assert record["command"].startswith("mcml train --data photos")
@@ -274,7 +273,7 @@ def test_info_counts_the_parameters_of_the_networks_that_are_trained(capsys):
     assert train_cli.main(["info", "--variant", "fusion", "--json", *tiny_arguments()]) == 0
     rows = json.loads(capsys.readouterr().out)["fusion"]["rows"]
     from mcml.model.model import build
-    from mcml.model.recipes import load_recipe
+    from mcml.model.settings import load_recipe
 
     settings = [argument.removeprefix("--set=") for argument in tiny_arguments()]
     model = build(load_recipe("quick", "fusion", settings).model)

@@ -132,14 +132,13 @@ def test_the_smallest_and_the_narrowest_pictures_decode(fusion, height, width, o
     assert fusion.decode(data).shape == image.shape
 
 
-def test_li_et_als_mask_and_maps_that_are_never_sent_decode_too(tmp_path, picture):
-    settings_ = {"model.luma.keep_first": True, "model.color.importance": "uniform"}
+def test_maps_that_are_never_sent_decode_too(tmp_path, picture):
+    settings_ = {"model.color.importance": "uniform"}
     found = tiny_codec(tmp_path / "other", "fusion", **settings_)
     for quality in (0, 30, 100):
         for layers in (1, 3):
             data = found.encode(picture, quality, layers=layers)
             assert_integers(found, picture, data, quality, layers=layers)
-    assert (integers(found, found.encode(picture, 0))[1][0]["Y"][1] == 1).all()
     with pytest.raises(UsageError, match="no importance maps"):
         found.encode(picture, 50, adaptive=True)
 

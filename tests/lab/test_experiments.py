@@ -12,7 +12,7 @@ from mcml.data import sets as data
 from mcml.lab import experiments
 from mcml.model.cost import codec_cost
 from mcml.model.model import build
-from mcml.model.recipes import load_recipe
+from mcml.model.settings import load_recipe
 
 SMALL = {
     "model.luma.width": 8, "model.luma.code_channels": 12, "model.luma.levels": 4, "model.luma.groups": 1,
@@ -94,7 +94,7 @@ def test_colour_jobs_keep_the_luma_they_start_from(picture):
     )
 
 
-@pytest.mark.parametrize("kind", ["uniform", "none"])
+@pytest.mark.parametrize("kind", ["uniform"])
 def test_another_importance_map_keeps_all_other_weights(kind, picture):
     model = build(recipe().model).eval()
     torch.nn.init.normal_(model.streams["Y"].importance.last.weight)

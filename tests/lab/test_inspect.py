@@ -13,7 +13,7 @@ from mcml.metrics import distortion as metrics
 from mcml.model import model_files, weights
 from mcml.model.model import build
 from mcml.model.rate import bits_of
-from mcml.model.recipes import load_recipe
+from mcml.model.settings import load_recipe
 from mcml.model.validate import validate
 from mcml.training.loss import LossConfig
 

@@ -12,12 +12,7 @@ from mcml.model.quantization import binarize, channel_groups, importance_levels,
 
 LEVELS = 8
 EVEN, UNEVEN = [2] * 7, [1, 4, 1, 2, 3, 1, 5]
-FORMS = [
-    pytest.param(EVEN, False, id="Q-groups"),
-    pytest.param([*EVEN, 2], True, id="Q+1-groups"),
-    pytest.param(UNEVEN, False, id="Q-unequal-groups"),
-    pytest.param([3, *UNEVEN], True, id="Q+1-unequal-groups"),
-]
+FORMS = [pytest.param(EVEN, id="even"), pytest.param(UNEVEN, id="unequal")]
 shares = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12)
 
 
@@ -95,46 +90,44 @@ def test_one_level_is_refused(levels):
         importance_levels(torch.rand(2), levels)
 
 
-@pytest.mark.parametrize("keep_first, wrong", [(False, 8), (False, 6), (True, 7), (True, 9)])
-def test_a_mask_refuses_groups_that_do_not_fit_its_levels(keep_first, wrong):
-    with pytest.raises(UsageError, match=f"need {8 if keep_first else 7} groups of bits, got {wrong}"):
-        nested_mask(torch.rand(1, 1, 2, 2), channel_groups([1] * wrong), 8, keep_first=keep_first)
+@pytest.mark.parametrize("wrong", [8, 6])
+def test_a_mask_refuses_groups_that_do_not_fit_its_levels(wrong):
+    with pytest.raises(UsageError, match=f"need 7 groups of bits, got {wrong}"):
+        nested_mask(torch.rand(1, 1, 2, 2), channel_groups([1] * wrong), 8)
 
 
-@pytest.mark.parametrize("sizes, keep_first", FORMS)
-def test_mask_opens_the_groups_that_the_level_says(sizes, keep_first):
+@pytest.mark.parametrize("sizes", FORMS)
+def test_mask_opens_the_groups_that_the_level_says(sizes):
     p = every_kind_of_share()
-    mask = nested_mask(p, channel_groups(sizes), LEVELS, keep_first=keep_first)
+    mask = nested_mask(p, channel_groups(sizes), LEVELS)
     assert mask.shape == (1, sum(sizes), 9, 13)
     for i in range(9):
         for j in range(13):
             level = min(int(LEVELS * p[0, 0, i, j].item()), LEVELS - 1)  # L p is exact: L is a power of 2
-            kept = sum(sizes[: level + keep_first])
+            kept = sum(sizes[:level])
             assert mask[0, :, i, j].tolist() == [1] * kept + [0] * (sum(sizes) - kept)
 
 
-@pytest.mark.parametrize("sizes, keep_first", FORMS)
-def test_mask_gradient_is_L_within_one_and_a_half_levels_of_the_step(sizes, keep_first):
+@pytest.mark.parametrize("sizes", FORMS)
+def test_mask_gradient_is_L_within_one_and_a_half_levels_of_the_step(sizes):
     p = every_kind_of_share().requires_grad_()
     groups = channel_groups(sizes)
     incoming = torch.randn(1, sum(sizes), 9, 13, generator=torch.Generator().manual_seed(1))
-    nested_mask(p, groups, LEVELS, keep_first=keep_first).backward(incoming)
+    nested_mask(p, groups, LEVELS).backward(incoming)
     for i in range(9):
         for j in range(13):
             expected = 0.0
             for k, group in enumerate(groups.tolist()):
-                step = group - 1 if keep_first else group
-                if abs(LEVELS * p[0, 0, i, j].item() - step) <= 1.5:
+                if abs(LEVELS * p[0, 0, i, j].item() - group) <= 1.5:
                     expected += LEVELS * incoming[0, k, i, j].item()
             assert p.grad[0, 0, i, j].item() == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("keep_first", [False, True])
-def test_mask_gradients_window_is_three_levels_wide_and_centred_on_the_step(keep_first):
+def test_mask_gradients_window_is_three_levels_wide_and_centred_on_the_step():
     """As wide as the window of Li et al. 2018, L p - 1 <= ceil(k L / n) < L p + 2."""
-    groups = channel_groups([1] * (LEVELS - 1 + keep_first))
+    groups = channel_groups([1] * (LEVELS - 1))
     p = torch.linspace(0, 1, 8001).view(1, 1, 1, -1).requires_grad_()
-    mask = nested_mask(p, groups, LEVELS, keep_first=keep_first)
+    mask = nested_mask(p, groups, LEVELS)
     mask[:, 3].sum().backward()  # a channel whose window lies inside 0..1
     touched = p.detach()[p.grad != 0]
     changes = p.detach()[0, 0, 0, mask.detach()[0, 3, 0].argmax()]
@@ -143,33 +136,23 @@ def test_mask_gradients_window_is_three_levels_wide_and_centred_on_the_step(keep
     assert set(p.grad[p.grad != 0].tolist()) == {LEVELS}
 
 
-def test_the_form_with_the_first_group_is_that_of_li_et_als_released_model():
-    """Their second form: m_k = 1 if ceil(k L / n) < L p + 1, with k from 1, off the borders."""
-    n = 4 * LEVELS
-    p = torch.rand(1, 1, 6, 7, generator=torch.Generator().manual_seed(2))
-    mask = nested_mask(p, channel_groups([4] * LEVELS), LEVELS, keep_first=True)
-    for k in range(1, n + 1):
-        assert torch.equal(mask[:, k - 1] > 0, math.ceil(k * LEVELS / n) < LEVELS * p[:, 0] + 1)
-
-
-@pytest.mark.parametrize("sizes, keep_first", FORMS)
-def test_the_ends_open_nothing_or_the_first_group_and_everything(sizes, keep_first):
-    opened = nested_mask(column([0.0, 1.0]), channel_groups(sizes), LEVELS, keep_first=keep_first)
-    assert opened.sum(1).flatten().tolist() == [sizes[0] if keep_first else 0, sum(sizes)]
+@pytest.mark.parametrize("sizes", FORMS)
+def test_the_ends_open_nothing_and_everything(sizes):
+    opened = nested_mask(column([0.0, 1.0]), channel_groups(sizes), LEVELS)
+    assert opened.sum(1).flatten().tolist() == [0, sum(sizes)]
 
 
 @settings(deadline=None)
-@given(shares, st.lists(st.integers(1, 4), min_size=1, max_size=9), st.booleans())
-def test_mask_is_nested_and_never_shrinks_as_p_grows(values, sizes, keep_first):
-    levels = max(len(sizes) + (0 if keep_first else 1), 2)
-    sizes = sizes if len(sizes) > 1 or not keep_first else sizes * 2
+@given(shares, st.lists(st.integers(1, 4), min_size=1, max_size=9))
+def test_mask_is_nested_and_never_shrinks_as_p_grows(values, sizes):
+    levels = len(sizes) + 1
     p = column(sorted(values))
-    mask = nested_mask(p, channel_groups(sizes), levels, keep_first=keep_first)[0, :, 0]
+    mask = nested_mask(p, channel_groups(sizes), levels)[0, :, 0]
     assert set(mask.flatten().tolist()) <= {0.0, 1.0}
     assert (mask.diff(dim=0) <= 0).all()  # along the code
     assert (mask.diff(dim=1) >= 0).all()  # along p
     level = importance_levels(p, levels).flatten()
-    assert mask.sum(0).tolist() == [sum(sizes[: q + keep_first]) for q in level.tolist()]
+    assert mask.sum(0).tolist() == [sum(sizes[:q]) for q in level.tolist()]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

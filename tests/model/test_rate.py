@@ -179,7 +179,7 @@ def test_a_fresh_level_model_prefers_levels_like_the_neighbours():
 
 def test_a_streams_estimate_is_the_sum_of_its_bits_and_levels():
     tiny = StreamConfig(width=4, code_channels=6, levels=4, groups=1, blocks=1)
-    for importance in ("adaptive", "uniform", "none"):
+    for importance in ("adaptive", "uniform"):
         config = StreamConfig(**{**vars(tiny), "importance": importance})
         stream = seeded(build(ModelConfig(variant="luma", luma=config)).streams["Y"])
         bits, mask, code, level = random_code(2, HEIGHT, WIDTH, (2, 2, 2))

@@ -238,7 +238,6 @@ def test_a_colour_stream_leaves_the_rate_slope():
         (("luma", {"model.luma.width": 9}), ("fusion", {}), "Y"),
         (("luma", {"model.luma.levels": 6}), ("luma", {}), "Y"),
         (("independent", {}), ("fusion", {}), "Cb"),
-        (("fusion", {"model.fuse": "features"}), ("fusion", {}), "Cr"),
         (("fusion", {"model.luma.code_channels": 20}), ("fusion", {}), "Cr"),
     ],
 )

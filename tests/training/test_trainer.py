@@ -17,11 +17,10 @@ from mcml.base.errors import DataError, UsageError
 from mcml.cli import train as train_cli
 from mcml.data.patches import PatchStore
 from mcml.model.model import build
-from mcml.model.recipes import PARTS
 from mcml.model.weights import load_tensors
 from mcml.training import checkpoints
 from mcml.training.run_log import DivergedError
-from mcml.training.trainer import PLAIN_SLOPES, Trainer, photographs_of
+from mcml.training.trainer import PARTS, Trainer, photographs_of
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +64,7 @@ LOG_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 1e-5
 RUNS = {
     "everything learns": tiny_recipe(**{"stage.encoder_from": 0.0, "train.context_every": 1}),
     "bf16": tiny_recipe(**{"stage.encoder_from": 0.0, "train.precision": "bf16"}),
-    "rate target": tiny_recipe(**{"stage.encoder_from": 0.0, "stage.rate_target": 0.3}),
-    "encoder freed after the interruption": tiny_recipe(
-        "fusion", **{"stage.encoder_from": 0.6, "loss.color_difference": "cielab", "loss.color_weight": 0.5}
-    ),
+    "encoder freed after the interruption": tiny_recipe("fusion", **{"stage.encoder_from": 0.6}),
     "threshold code": tiny_recipe(**{"stage.start": "threshold"}),
 }
 
@@ -86,17 +82,8 @@ def test_a_run_cut_in_two_equals_one_that_ran_through(store, tmp_path, name):
     assert equal_tensors(second.model.state_dict(), whole.model.state_dict())
     assert equal_tensors(second.averaged.state_dict(), whole.averaged.state_dict())
     assert equal_tensors(optimizer_state(second), optimizer_state(whole))
-    assert torch.equal(second.target.log_lambda, whole.target.log_lambda)
     assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
     assert not equal_tensors(first.model.state_dict(), whole.model.state_dict())
-
-
-def test_dual_ascent_moves_lambda_and_other_runs_leave_it(store, tmp_path):
-    moved = trained(RUNS["rate target"], store, tmp_path / "a")
-    left = trained(RUNS["bf16"], store, tmp_path / "b")
-    start = math.log(PLAIN_SLOPES["l1"][0])
-    assert float(left.target.log_lambda) == pytest.approx(start)
-    assert abs(float(moved.target.log_lambda) - start) > 1e-3
 
 
 class StoppingStore(PatchStore):
@@ -267,13 +254,6 @@ def test_context_models_learn_every_few_steps(store, tmp_path):
     assert [step for step, _ in changed] == [1, 3, 5]
 
 
-def test_the_mask_is_wholly_open_until_its_share(store, tmp_path):
-    trained(tiny_recipe(**{"stage.open_until": 0.5}), store, tmp_path)
-    shares = [row["open_Y"] for row in checkpoints.read_log(tmp_path)]
-    assert shares[:3] == [1.0, 1.0, 1.0]
-    assert max(shares[3:]) < 1
-
-
 @pytest.fixture(scope="module")
 def luma(store, tmp_path_factory):
     recipe = tiny_recipe(**{"stage.encoder_from": 0.0})
@@ -415,28 +395,3 @@ def test_two_processes_take_the_steps_of_one(photo_folder, tmp_path):
         assert first.keys() == second.keys()
         for key, value in first.items():
             torch.testing.assert_close(second[key], value, rtol=0, atol=WEIGHT_TOLERANCE)
-
-
-def test_a_rate_target_is_reached_and_its_growing_lambda_is_no_divergence(store, tmp_path):
-    settings = {
-        "train.steps": 700, "train.context_every": 50, "train.lr": 1e-2, "stage.encoder_from": 0.0,
-        "stage.encoder_lr": 1.0, "stage.rate_target": 0.25,
-    }  # fmt: skip
-    trained(tiny_recipe(**settings), store, tmp_path, log_every=50)
-    last = [row["importance_Y"] for row in checkpoints.read_log(tmp_path)][-3:]
-    assert abs(sum(last) / 3 - 0.25) < 0.12
-
-
-def test_a_colour_difference_works_on_frozen_luma(store, tmp_path):
-    luma = build(tiny_recipe().model)
-    recipe = tiny_recipe(
-        "fusion", **{"stage.train": "Cb,Cr", "loss.color_difference": "ciede2000", "loss.color_weight": 0.5}
-    )
-    run = trained(recipe, store, tmp_path, initial=luma)
-    assert equal_tensors(run.model.streams["Y"].state_dict(), luma.streams["Y"].state_dict())
-    assert all(row["color"] > 0 for row in checkpoints.read_log(tmp_path))
-
-
-def test_luma_alone_has_no_colour_difference():
-    with pytest.raises(UsageError, match="luma variant has no colours"):
-        tiny_recipe("luma", **{"loss.color_difference": "cielab"})
