@@ -18,7 +18,7 @@ from PIL import Image
 from mcml.base.files import sha256
 from mcml.cli import train as train_cli
 from mcml.model import weights
-from mcml.model.model import VARIANTS
+from mcml.model.settings import VARIANTS, Recipe
 from mcml.training import checkpoints
 
 
