@@ -1,4 +1,4 @@
-"""What the training notebooks share: photographs, short runs side by side, equal-rate comparison."""
+"""What the training notebooks share: photographs, short runs side by side, small codecs, curves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,20 +18,23 @@ from mcml.data import sets as data
 from mcml.data.patches import PatchStore
 from mcml.lab.parameters import parse_names
 from mcml.lab.workers import one_thread, side_by_side
-from mcml.metrics.color import luma
-from mcml.model.cost import equal_cost_rgb
+from mcml.metrics.color import luma, to_uint8
+from mcml.metrics.distortion import psnr_from_mse
 from mcml.model.model import Model
 from mcml.model.settings import Recipe
+from mcml.model.weights import save_model
 from mcml.training.checkpoints import read_log
+from mcml.training.entropy import EntropyTrainer, FrozenBits
 from mcml.training.trainer import Trainer
 
+HIDDEN = {"Y": 48, "RGB": 64, "Cb": 32, "Cr": 32}  # units of briefly trained entropy coders
 LUMA_QUALITIES: dict[str, Sequence[float]] = {
     "jpeg": (3, 5, 8, 12, 18, 25, 35, 50),
     "jpeg2000": (160, 96, 64, 40, 26, 18, 12),  # ratios to 8 bits a pixel
 }
 
 
-class Photographs(NamedTuple):
+class SplitPhotographs(NamedTuple):
     """Pictures to train on and pictures to judge by, (H, W, 3) uint8 by name, none in both."""
 
     train: dict[str, np.ndarray]
@@ -40,16 +42,16 @@ class Photographs(NamedTuple):
     digest: str
 
 
-class Job(NamedTuple):
-    """One run of `run_all`: what to train, and the model whose streams are taken over."""
+class TrainingRun(NamedTuple):
+    """What to train, and the model whose streams are taken over."""
 
     recipe: Recipe
     initial: Model | None = None
 
 
-def photographs(
+def split_photographs(
     dataset: str, test_dataset: str, *, held_out: str = "", train_images: int = 0, crop_px: int = 0
-) -> Photographs:
+) -> SplitPhotographs:
     """Return training and test pictures after checking that none is in both.
 
     Args:
@@ -79,10 +81,12 @@ def photographs(
         )
     data.check_disjoint({"train": paths, "test": test_paths})
     train, test = ({p.stem: data.read_image(p) for p in part} for part in (paths, test_paths))
-    return Photographs(train, {name: centre(image, crop_px) for name, image in test.items()}, digest)
+    return SplitPhotographs(
+        train, {name: centre_crop(image, crop_px) for name, image in test.items()}, digest
+    )
 
 
-def centre(image: np.ndarray, side: int) -> np.ndarray:
+def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
     """Cut the middle out of (H, W, 3), at most `side` pixels either way; 0 leaves it whole."""
     if not side:
         return image
@@ -111,47 +115,69 @@ def run(
 
 
 def run_all(
-    jobs: Mapping[str, Job], images: Sequence[np.ndarray], *, workers: int = 0
+    runs: Mapping[str, TrainingRun], images: Sequence[np.ndarray], *, workers: int = 0
 ) -> dict[str, tuple[Model, list[dict[str, float]]]]:
     """Do several runs side by side, each on one thread, so that their number changes no result.
 
     Args:
-        jobs: by name.
+        runs: by name.
         images: (H, W, 3) uint8 each, for all runs.
         workers: processes, 0 for as many as there are cores; 1 stays in this process.
 
     Returns:
-        What `run` returns, by name, in the order of `jobs`.
+        What `run` returns, by name, in the order of `runs`.
     """
-    calls = [partial(run, job.recipe, images, initial=job.initial) for job in jobs.values()]
-    return dict(zip(jobs, side_by_side(calls, workers), strict=True))
+    calls = [partial(run, recipe, images, initial=initial) for recipe, initial in runs.values()]
+    return dict(zip(runs, side_by_side(calls, workers), strict=True))
 
 
-def with_importance(model: Model, kind: str) -> Model:
-    """Return a copy of a model whose streams have another importance map, all else the same.
+@one_thread()
+def entropy_coder(
+    model: Model, images: Sequence[np.ndarray], steps: int, *, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Train a small entropy coder on the bits of a model's encoders, which stay as they are.
 
     Args:
         model: any variant.
-        kind: "adaptive" (a map that did not exist before starts flat), "uniform" or "none".
+        images: (H, W, 3) uint8 each.
+        steps: of all streams' context models together.
+        seed: of weights and patches.
+
+    Returns:
+        The coder's integers by "stream.name", as `weights.save_model` takes them.
     """
-    streams = {name: replace(getattr(model.config, name), importance=kind) for name in ("luma", "color")}
-    changed = Model(replace(model.config, **streams))
-    own = changed.state_dict()
-    kept = {name: value for name, value in model.state_dict().items() if name in own}
-    changed.load_state_dict(own | kept)
-    return changed.eval()
+    trainer = EntropyTrainer(model, FrozenBits(model, images), hidden=HIDDEN, seed=seed)
+    trainer.fit(list(model.streams), steps=steps, batch=4, side=16)
+    return trainer.export(level_tiles=8)
 
 
-def with_color_code(recipe: Recipe, count: int) -> Recipe:
-    """Return a copy with `count` bits a position in each colour stream, and levels that they can fill."""
-    levels = min(recipe.model.color.levels, count + 1)
-    return recipe.changed(**{"model.color.code_channels": count, "model.color.levels": levels})
+def save_codecs(
+    models: Mapping[str, Model], images: Sequence[np.ndarray], steps: int, folder: Path, *,
+    coder_of: Mapping[str, str] | None = None, workers: int = 0,
+) -> dict[str, Path]:  # fmt: skip
+    """Give models an entropy coder and save them as codecs that write files.
 
+    Args:
+        models: by name.
+        images: (H, W, 3) uint8 each, which the coders learn from.
+        steps: see `entropy_coder`.
+        folder: where the models' folders go.
+        coder_of: by a model's name, the name of the model whose coder it shares (one that makes
+            the same bits); without an entry a model has its own.
+        workers: processes, 0 for as many as there are cores.
 
-def rgb_recipe(recipe: Recipe, steps: int) -> Recipe:
-    """Return the rgb variant of equal cost (`equal_cost_rgb`), wholly trained for `steps`."""
-    stage, train = replace(recipe.stage, train=""), replace(recipe.train, steps=steps)
-    return replace(recipe, model=equal_cost_rgb(recipe.model), stage=stage, train=train)
+    Returns:
+        Folders for `mcml.codec.get_codec`, by name.
+    """
+    owner = {name: (coder_of or {}).get(name, name) for name in models}
+    trained = list(dict.fromkeys(owner.values()))
+    coders = side_by_side([partial(entropy_coder, models[name], images, steps) for name in trained], workers)
+    coder = dict(zip(trained, coders, strict=True))
+    places = {name: folder / f"model-{i}" for i, name in enumerate(models)}
+    for name, model in models.items():
+        record = {"entropy_steps": steps, "entropy_coder_of": owner[name]}
+        save_model(model, places[name], record, half=False, entropy=coder[owner[name]])
+    return places
 
 
 def luma_codec(
@@ -172,28 +198,21 @@ def luma_codec(
         raise UsageError(f"luma codec '{codec}': known are {', '.join(LUMA_QUALITIES)}")
     rows = []
     for quality in qualities or LUMA_QUALITIES[codec]:
-        found = [_code_luma(image, codec, quality) for image in images]
-        rows.append(
-            {
-                "codec": codec,
-                "quality": quality,
-                "bpp": float(np.mean([f[0] for f in found])),
-                "psnr_Y": float(np.mean([f[1] for f in found])),
-            }
-        )
+        files = [_code_luma(image, codec, quality) for image in images]
+        bpp, psnr = np.mean(files, axis=0)
+        rows.append({"codec": codec, "quality": quality, "bpp": float(bpp), "psnr_Y": float(psnr)})
     return rows
 
 
 def _code_luma(image: np.ndarray, codec: str, quality: float) -> tuple[float, float]:
-    plane = luma(image)
-    grey = Image.fromarray(np.clip(np.round(plane), 0, 255).astype(np.uint8))
-    file = io.BytesIO()
+    plane, file = luma(image), io.BytesIO()
+    grey = Image.fromarray(to_uint8(plane))
     if codec == "jpeg":
         grey.save(file, "JPEG", quality=int(quality), optimize=True)
     else:
         grey.save(file, "JPEG2000", quality_mode="rates", quality_layers=[quality], irreversible=True)
     error = np.asarray(Image.open(file), dtype=np.float64) - plane
-    return 8 * file.tell() / plane.size, 10 * math.log10(255**2 / float(np.mean(error**2)))
+    return 8 * file.tell() / plane.size, psnr_from_mse(float(np.mean(error**2)))
 
 
 def at_rate(rows: Sequence[Mapping[str, Any]], rate: float, column: str, rate_column: str) -> float:
@@ -210,32 +229,3 @@ def at_rate(rows: Sequence[Mapping[str, Any]], rate: float, column: str, rate_co
     if not rates[0] <= rate <= rates[-1]:
         return math.nan
     return float(np.interp(math.log(rate), np.log(rates), values))
-
-
-def paired_gains(
-    rows: Sequence[Mapping[str, Any]], rates: Sequence[float], columns: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Subtract independent from fusion at equal estimated rates, run by run.
-
-    Args:
-        rows: points with variant, "colour features", seed, estimated_bpp and `columns`.
-        rates: bits per pixel; where a curve does not reach, the gain is NaN.
-        columns: what is compared.
-
-    Returns:
-        Rows of "colour features", seed, estimated_bpp and the columns' differences.
-    """
-    runs: dict[tuple[int, int], dict[str, list[Mapping[str, Any]]]] = {}
-    for row in rows:
-        of = runs.setdefault((row["colour features"], row["seed"]), {})
-        of.setdefault(row["variant"], []).append(row)
-    gains = []
-    for (count, seed), of in runs.items():
-        for rate in rates:
-            fused, alone = (
-                {c: at_rate(of[variant], rate, c, "estimated_bpp") for c in columns}
-                for variant in ("fusion", "independent")
-            )
-            difference = {c: fused[c] - alone[c] for c in columns}
-            gains.append({"colour features": count, "seed": seed, "estimated_bpp": rate, **difference})
-    return gains

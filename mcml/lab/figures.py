@@ -248,6 +248,57 @@ def rate_distortion(
     return figure
 
 
+def learning_curves(
+    logs: Mapping[str, pd.DataFrame], columns: Mapping[str, str], title: str, smooth: int = 1
+) -> Figure:
+    """Draw columns of training logs over the step, one panel a column, one line a run.
+
+    Args:
+        logs: by run, rows with `step` and the columns (a run may lack some).
+        columns: panel title by column.
+        smooth: rows of the moving mean drawn boldly over the raw rows.
+    """
+    figure, axes = panels(1, len(columns), 3.3 * len(columns), 3.1, title)
+    for ax, (column, name) in zip(axes.flat, columns.items(), strict=True):
+        for i, (run, log) in enumerate(logs.items()):
+            if column in log:
+                hue = STREAM_HUES.get(run, HUES[i % len(HUES)])
+                ax.plot(log.step, log[column], color=hue, lw=0.8, alpha=0.35 if smooth > 1 else 1.0)
+                mean = log[column].rolling(smooth, min_periods=1, center=True).mean()
+                ax.plot(log.step, mean, color=hue, lw=1.8, label=run)
+        ax.set(title=name, xlabel="step")
+    axes.flat[-1].legend(fontsize="small")
+    return figure
+
+
+def seed_dots(
+    table: pd.DataFrame, columns: Sequence[str], x: str, hue: str, title: str, *, zero: bool = False
+) -> Figure:
+    """Draw one dot a seed and the mean as a bar, by category and group: the spread is seen.
+
+    Args:
+        table: columns `x` (categories), `hue` (groups) and the measured columns.
+        zero: draw the line of no difference.
+    """
+    figure, axes = panels(1, len(columns), 2.9 * len(columns), 3.4, title)
+    table = table.assign(**{x: table[x].astype(str), hue: table[hue].astype(str)})
+    count = table[hue].nunique()
+    place = {"x": x, "hue": hue, "palette": HUES[:count], "legend": False}
+    for ax, column in zip(axes.flat, columns, strict=True):
+        sns.stripplot(table, y=column, **place, dodge=True, jitter=False, alpha=0.75, ax=ax)
+        sns.pointplot(
+            table, y=column, **place | {"legend": column == columns[0]}, dodge=0.8 - 0.8 / count,
+            linestyle="none", marker="_", markersize=16, errorbar=None, ax=ax,
+        )  # fmt: skip
+        ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(column, column))
+        if zero:
+            ax.axhline(0, color="black", lw=0.9)
+    entries = axes.flat[0].get_legend_handles_labels()
+    axes.flat[0].get_legend().remove()
+    figure.legend(*entries, title=hue, loc="outside lower center", ncols=count)
+    return figure
+
+
 def stream_histograms(ycbcr: Mapping[str, np.ndarray], title: str) -> Figure:
     """Draw the distribution of Y, Cb and Cr samples.
 

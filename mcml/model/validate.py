@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcml.model.model import Model
+from mcml.model.model import Model, ModelOutput
 
 DIALS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0)
 
@@ -38,14 +38,14 @@ def validate(
     model.eval()
     rows: list[dict[str, Any]] = []
     for dial in dials:
-        found = [_measure(model, to_tensor(image), dial) for image in images]
+        pictures = [to_tensor(image).to(model.rate_slope.device) for image in images]
+        found = [measure_output(model, rgb, model(rgb, dial)) for rgb in pictures]
         rows.append({"dial": dial, **{k: sum(f[k] for f in found) / len(found) for k in found[0]}})
     return rows
 
 
-def _measure(model: Model, rgb: Tensor, dial: float) -> dict[str, float]:
-    rgb = rgb.to(model.rate_slope.device)
-    output = model(rgb, dial)
+def measure_output(model: Model, rgb: Tensor, output: ModelOutput) -> dict[str, float]:
+    """Return one picture's columns of `validate`, given (1, 3, H, W) RGB and what the model made of it."""
     pixels = rgb.shape[-1] * rgb.shape[-2]
     row = {"estimated_bpp": float(output.estimated_bpp)}
     for key, plane in model.planes(rgb).items():

@@ -213,3 +213,34 @@ def test_same_data_give_the_same_picture():
 
 def test_style_shows_pixels_as_they_are():
     assert plt.rcParams["image.interpolation"] == "nearest"
+
+
+def test_learning_curves_skip_what_a_run_lacks_and_smooth():
+    steps = np.arange(0, 50, 10.0)
+    logs = {
+        "Y": pd.DataFrame({"step": steps, "loss": [5.0, 4, 3, 2, 1], "psnr": 20.0}),
+        "other": pd.DataFrame({"step": steps, "loss": 2.0}),
+    }
+    loss, psnr = drawn(figures.learning_curves(logs, {"loss": "loss", "psnr": "dB"}, "t", smooth=3))
+    bold = {line.get_label(): line.get_ydata() for line in loss.lines if line.get_label() in logs}
+    np.testing.assert_allclose(bold["Y"], [4.5, 4, 3, 2, 1.5])
+    assert list(bold) == ["Y", "other"] and len(psnr.lines) == 2
+    assert loss.lines[0].get_color() == figures.STREAM_HUES["Y"]
+
+
+def test_seed_dots_show_each_seed_and_the_mean_beside_its_group():
+    rows = [
+        {"rate": rate, "kind": kind, "psnr": base + seed, "ciede2000": 1.0}
+        for rate in (0.1, 0.2) for kind, base in (("a", 30), ("b", 40)) for seed in range(3)
+    ]  # fmt: skip
+    ax, _ = drawn(
+        figures.seed_dots(pd.DataFrame(rows), ["psnr", "ciede2000"], "rate", "kind", "t", zero=True)
+    )
+    dots = np.concatenate([c.get_offsets() for c in ax.collections])
+    assert sorted(dots[:, 1]) == sorted(row["psnr"] for row in rows)
+    means = np.concatenate([line.get_xydata() for line in ax.lines if line.get_marker() == "_"])
+    means = means[np.isfinite(means).all(axis=1)]
+    assert sorted(means[:, 1]) == [31, 31, 41, 41]
+    for x, y in means:  # a mean stands over its own dots
+        assert np.isclose(dots[np.abs(dots[:, 1] - y) < 2][:, 0], x).sum() == 3
+    assert any(np.allclose(line.get_ydata(), 0) for line in ax.lines)
