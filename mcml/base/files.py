@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import hashlib
 import io
 import os
 import shutil
+import stat
 import tempfile
+import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,26 +45,32 @@ def is_seen(path: Path, suffixes: Collection[str]) -> bool:
 def atomic_write(path: Path, content: bytes | str) -> None:
     """Write a file whole or not at all: beside it first, then an atomic rename.
 
+    Who may read it is as with ``open``: a new file follows the umask, an old one's mode stays.
+
     Raises:
         DataError: if the folder cannot be written (read-only, full, not a folder).
     """
     raw = content.encode("utf-8") if isinstance(content, str) else content
-    scratch = None
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with scratch.open("xb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        Path(scratch).chmod(0o644)  # mkstemp makes it private
-        Path(scratch).replace(path)
+        _keep_mode(path, scratch)
+        scratch.replace(path)
     except BaseException as error:
-        if scratch is not None:
-            Path(scratch).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
         if not isinstance(error, OSError):
             raise
         raise _unwritable(path, error) from error
+
+
+def _keep_mode(old: Path, new: Path) -> None:
+    if old.exists():
+        new.chmod(stat.S_IMODE(old.stat().st_mode))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -90,7 +99,7 @@ def _unwritable(path: Path, error: OSError) -> DataError:
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Put folder `new` in the place of `old`, which is removed if it is there.
+    """Put folder `new` in the place of `old`, which is removed if it is there; `old`'s mode stays.
 
     Raises:
         DataError: if the folders cannot be moved.
@@ -98,6 +107,7 @@ def replace_folder(new: Path, old: Path) -> None:
     retired = old.with_name(f".{old.name}.retired")
     try:
         shutil.rmtree(retired, ignore_errors=True)
+        _keep_mode(old, new)
         if old.exists():
             old.rename(retired)
         new.rename(old)
@@ -127,10 +137,11 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(buffer, columns_of(rows), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: _plain(value) for key, value in row.items()})
+        writer.writerow({key: plain(value) for key, value in row.items()})
     return buffer.getvalue()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a numpy scalar as Python's own, and None as ``""``."""
     value = value.item() if hasattr(value, "item") else value
     return "" if value is None else value

@@ -129,10 +129,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def photographs(source: str) -> tuple[list[Path], str]:
     """Return a folder's images, or a registered set's where the libraries for that are installed."""
-    import hashlib
-
-    from mcml.base.files import sha256
-    from mcml.data.images import list_images
+    from mcml.data.images import data_digest, list_images
 
     if Path(source).is_dir():
         paths = list_images(Path(source))
@@ -145,7 +142,7 @@ def photographs(source: str) -> tuple[list[Path], str]:
         paths = list(found.paths)
     if not paths:
         raise DataError(f"{source}: no images in it")
-    return paths, hashlib.sha256("".join(sha256(path) for path in paths).encode()).hexdigest()
+    return paths, data_digest(paths)
 
 
 def _evaluate(run_dir: Path, paths: Sequence[Path], device: Any) -> None:

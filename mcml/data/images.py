@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from mcml.base.errors import DataError
-from mcml.base.files import atomic_write, is_seen, read_bytes
+from mcml.base.files import atomic_write, is_seen, read_bytes, sha256
 
 EXTENSIONS = frozenset(
     f".{suffix}"
@@ -165,6 +165,12 @@ def check_stems(paths: Sequence[Path]) -> None:
         raise DataError(
             f"two images are named {', '.join(twice)}: rename one, tables tell images by their stem"
         )
+
+
+def data_digest(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 over files' names and bytes, in hex: equal digests, equal data, in any order."""
+    lines = sorted(f"{path.name} {sha256(path)}\n" for path in paths)
+    return sha256("".join(lines).encode())
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -5,9 +5,6 @@ Needs nothing but torch, numpy and Pillow, so that it runs on a bare GPU machine
 
 from __future__ import annotations
 
-import hashlib
-import json
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +13,6 @@ import torch
 from torch.nn import functional
 
 from mcml.base.errors import DataError
-from mcml.base.files import atomic_write, sha256
-from mcml.data import images as images_module
 from mcml.data.images import check_rgb8, read_image
 
 SCALES = (1.0, 1.0, 0.75, 0.5)  # of the photographs, drawn once a step
@@ -35,52 +30,17 @@ class PatchStore:
         """Concatenate (H, W, 3) uint8 images on `device`."""
         if not images:
             raise DataError("no images to take patches from")
-        flat = np.concatenate([check_rgb8(image).reshape(-1, 3) for image in images])
-        self._set(torch.from_numpy(flat), [image.shape[:2] for image in images], device)
-
-    def _set(self, pixels: torch.Tensor, sizes: Sequence[Sequence[int]], device: str | torch.device) -> None:
-        self.pixels = pixels.to(device)
-        self.heights, self.widths = torch.tensor([list(size) for size in sizes], dtype=torch.int64).T
+        pixels = np.concatenate([check_rgb8(image).reshape(-1, 3) for image in images])
+        self.pixels = torch.from_numpy(pixels).to(device)
+        self.heights, self.widths = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).T
         ends = (self.heights * self.widths).cumsum(0)
         self._starts = (ends - self.heights * self.widths).to(device)
         self._tables: dict[int, tuple[int, torch.Tensor, torch.Tensor]] = {}
 
     @classmethod
-    def from_files(
-        cls, paths: Sequence[Path], device: str | torch.device = "cpu", cache: Path | None = None
-    ) -> PatchStore:
-        """Decode files once, or load what an earlier call with the same files decoded.
-
-        Args:
-            paths: image files.
-            device: where the store lives.
-            cache: folder for the decoded pixels, named after the files' content; None
-                decodes anew.
-        """
-        if not paths:
-            raise DataError("no images to take patches from")
-        if cache is None:
-            return cls([read_image(path) for path in paths], device)
-        key = hashlib.sha256(
-            "".join(sha256(path) for path in [Path(images_module.__file__), *paths]).encode()
-        ).hexdigest()[:16]
-        pixel_file, size_file = cache / f"{key}.npy", cache / f"{key}.json"
-        if not size_file.exists():  # written last: its presence says that the pixels are whole
-            images = [read_image(path) for path in paths]
-            scratch = cache / f".{key}.{uuid.uuid4().hex[:8]}.npy"
-            try:
-                cache.mkdir(parents=True, exist_ok=True)
-                np.save(scratch, np.concatenate([image.reshape(-1, 3) for image in images]))
-                scratch.replace(pixel_file)
-            except OSError as error:
-                if cache.is_dir():
-                    scratch.unlink(missing_ok=True)
-                reason = error.strerror or "no space left"
-                raise DataError(f"{cache}: cannot be written ({reason}); choose another folder") from error
-            atomic_write(size_file, json.dumps([image.shape[:2] for image in images]))
-        store = cls.__new__(cls)
-        store._set(torch.from_numpy(np.load(pixel_file)), json.loads(size_file.read_text()), device)
-        return store
+    def from_files(cls, paths: Sequence[Path], device: str | torch.device = "cpu") -> PatchStore:
+        """Decode image files into a store on `device`."""
+        return cls([read_image(path) for path in paths], device)
 
     def __len__(self) -> int:
         """Return the number of photographs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import sys
@@ -18,7 +17,7 @@ import numpy as np
 
 from mcml.base.errors import DataError, UsageError, choose
 from mcml.base.files import in_checkout, repo_root, sha256
-from mcml.data.images import check_stems, list_images, read_image
+from mcml.data.images import check_stems, data_digest, list_images, read_image
 
 NEAR_DUPLICATE = 10  # bits of 64 by which perceptual hashes of "the same" picture may differ
 
@@ -43,9 +42,8 @@ class ImageSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the file names and their bytes: equal digests, equal data."""
-        lines = (f"{path.name} {sha256(path)}\n" for path in sorted(self.paths, key=lambda p: p.name))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        """`data_digest` of the files."""
+        return data_digest(self.paths)
 
     def read(self, name: str) -> np.ndarray:
         """Read one image by its name (file stem) as (H, W, 3) uint8 sRGB."""

@@ -20,10 +20,10 @@ from typing import Any
 
 from mcml.base.files import (
     Row,
-    _plain,
     atomic_write,
     columns_of,
     in_checkout,
+    plain,
     replace_folder,
     repo_root,
     sha256,
@@ -55,7 +55,7 @@ DIGITS = {  # decimals in rounded tables; CSV keeps everything
 
 def format_value(column: str, value: Any) -> str:
     """Round one value for a table that people read."""
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int):
@@ -86,7 +86,7 @@ def to_latex(rows: Sequence[Row], caption: str = "") -> str:
         return " ".join("".join(special.get(c, c) for c in text).split())
 
     columns = columns_of(rows)
-    numeric = [all(isinstance(_plain(r.get(c)), (int, float)) for r in rows) for c in columns]
+    numeric = [all(isinstance(plain(r.get(c)), (int, float)) for r in rows) for c in columns]
     body = [" & ".join(escape(format_value(c, row.get(c))) for c in columns) + r" \\" for row in rows]
     return "\n".join(
         [
@@ -213,7 +213,7 @@ class Output:
         self._write(f"{name}.csv", to_csv(rows))
         self._write(f"{name}.md", to_markdown(rows))
         self._write(f"{name}.tex", to_latex(rows, caption))
-        text = [c for c in columns_of(rows) if any(isinstance(_plain(row.get(c)), str) for row in rows)]
+        text = [c for c in columns_of(rows) if any(isinstance(plain(row.get(c)), str) for row in rows)]
         self._record["tables"].append({"name": name, "caption": caption, "text_columns": text})
 
     def figure(self, name: str, figure: Any, caption: str, data: Any) -> None:

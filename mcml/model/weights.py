@@ -33,7 +33,7 @@ def save_tensors(
     Raises:
         DataError: for one tensor above the limit.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     parts: list[dict[str, Tensor]] = [{}]
     filled = 0
@@ -48,7 +48,7 @@ def save_tensors(
         filled += size
     files = [folder / f"{name}-{i}.safetensors" for i in range(len(parts))]
     for path, part in zip(files, parts, strict=True):
-        save_file(part, path, metadata)
+        path.write_bytes(save(part, metadata))  # `save_file` would keep it from all but its owner
     return files
 
 
@@ -141,9 +141,10 @@ def save_model(
         metadata = {"mcml": json.dumps(content)}
         save_tensors(place, "weights", kept, metadata)
         if entropy is not None and not (shared and _same(entropy, entropy_tensors(folder.parent / shared))):
-            from safetensors.numpy import save_file
+            from safetensors.numpy import save
 
-            save_file({k: np.ascontiguousarray(v) for k, v in entropy.items()}, place / ENTROPY, metadata)
+            arrays = {name: np.ascontiguousarray(value) for name, value in entropy.items()}
+            (place / ENTROPY).write_bytes(save(arrays, metadata))
         (place / "config.json").write_text(
             json.dumps(content | {"record": dict(record)}, indent=2) + "\n", "utf-8"
         )

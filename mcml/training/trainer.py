@@ -305,8 +305,8 @@ class Trainer:
             checkpoints.trim_log(self.run_dir, self.step)
 
 
-def photographs_of(paths: Sequence[Path], cache: Path | None = None) -> Callable[[torch.device], PatchStore]:
+def photographs_of(paths: Sequence[Path]) -> Callable[[torch.device], PatchStore]:
     """Return what decodes `paths` into a store on a device."""
     if not paths:
         raise DataError("no photographs to train on")
-    return lambda device: PatchStore.from_files(paths, device, cache)
+    return lambda device: PatchStore.from_files(paths, device)

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import resource
 from contextlib import contextmanager
 
@@ -42,8 +43,27 @@ def test_atomic_write_makes_folders_and_replaces_what_was_there(tmp_path):
     files.atomic_write(path, "old é")
     files.atomic_write(path, "new é")
     assert path.read_bytes() == "new é".encode()
-    assert path.stat().st_mode & 0o777 == 0o644
     assert names(path.parent) == ["b.txt"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_modes_are_those_that_open_gives_and_an_old_file_or_folder_keeps_its_own(tmp_path, umask):
+    old, folder = tmp_path / "old", tmp_path / "folder"
+    old.touch()
+    old.chmod(0o640)
+    folder.mkdir()
+    folder.chmod(0o750)
+    before = os.umask(umask)
+    try:
+        (tmp_path / "opened").touch()
+        for path in (tmp_path / "new", old, tmp_path / "scratch" / "inside"):
+            files.atomic_write(path, "text")
+        files.replace_folder(tmp_path / "scratch", folder)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes["new"] == modes["inside"] == modes["opened"] == 0o666 & ~umask
+    assert (modes["old"], modes["folder"]) == (0o640, 0o750)
 
 
 def test_a_reader_of_the_old_file_sees_it_whole_while_it_is_replaced(tmp_path):

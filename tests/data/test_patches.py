@@ -1,7 +1,5 @@
-"""Training patches: whose pixels they are, how evenly they are drawn, and the cache of pixels."""
+"""Training patches: whose pixels they are, and how evenly they are drawn."""
 
-import json
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -137,11 +135,11 @@ def test_largest_image_of_the_sentence_exists():
     assert "4 x 30" in str(error.value) or "20 x 4" in str(error.value)
 
 
-def test_no_images_are_refused(tmp_path):
+def test_no_images_are_refused():
     with pytest.raises(DataError, match="no images"):
         PatchStore([])
     with pytest.raises(DataError, match="no images"):
-        PatchStore.from_files([], cache=tmp_path)
+        PatchStore.from_files([])
 
 
 @pytest.mark.parametrize("bad", [np.zeros((6, 6), np.uint8), np.zeros((6, 6, 3), np.float32)])
@@ -150,104 +148,20 @@ def test_arrays_that_are_not_8_bit_rgb_are_refused(bad):
         PatchStore([*numbered([(5, 5)]), bad])
 
 
-# ------------------------------------------------------------------------------------ cache
+# ------------------------------------------------------------------------------------ files
 
 
-@pytest.fixture
-def files(photo_folder):
-    return sorted(photo_folder.iterdir())
-
-
-def same(first, second):
-    return (
-        torch.equal(first.pixels, second.pixels)
-        and torch.equal(first.heights, second.heights)
-        and torch.equal(first.widths, second.widths)
-        and torch.equal(first.sample(5, 16, seeded()), second.sample(5, 16, seeded()))
-    )
-
-
-def test_store_of_files_holds_their_pixels(files):
-    store = PatchStore.from_files(files)
-    pixels = [np.array(Image.open(path)) for path in files]
-    assert list(zip(store.heights.tolist(), store.widths.tolist(), strict=True)) == [
-        p.shape[:2] for p in pixels
-    ]
+def test_store_of_files_holds_their_pixels_one_photograph_after_another(photo_folder):
+    paths = sorted(photo_folder.iterdir())
+    store = PatchStore.from_files(paths)
+    pixels = [np.array(Image.open(path)) for path in paths]
+    assert torch.stack((store.heights, store.widths), 1).tolist() == [[128, 160], [128, 96]]
     np.testing.assert_array_equal(store.pixels, np.concatenate([p.reshape(-1, 3) for p in pixels]))
 
 
-def test_cached_store_equals_the_decoded_one_each_time(files, tmp_path):
-    plain = PatchStore.from_files(files)
-    first = PatchStore.from_files(files, cache=tmp_path / "deep" / "cache")
-    kept = sorted((tmp_path / "deep" / "cache").iterdir())
-    assert sorted(path.suffix for path in kept) == [".json", ".npy"]
-    times = [path.stat().st_mtime_ns for path in kept]
-    second = PatchStore.from_files(files, cache=tmp_path / "deep" / "cache")
-    assert same(first, plain)
-    assert same(second, plain)
-    assert [path.stat().st_mtime_ns for path in sorted(kept[0].parent.iterdir())] == times
-
-
-def test_second_load_takes_its_pixels_from_the_cache(files, tmp_path):
-    first = PatchStore.from_files(files, cache=tmp_path / "cache")
-    (pixels,) = (tmp_path / "cache").glob("*.npy")
-    np.save(pixels, 255 - first.pixels.numpy())
-    second = PatchStore.from_files(files, cache=tmp_path / "cache")
-    assert torch.equal(second.pixels, 255 - first.pixels)
-
-
-def test_changed_file_and_another_order_are_not_taken_for_the_cached_ones(files, tmp_path):
-    cache = tmp_path / "cache"
-    PatchStore.from_files(files, cache=cache)
-    assert same(PatchStore.from_files(files[::-1], cache=cache), PatchStore.from_files(files[::-1]))
-    Image.fromarray(255 - np.array(Image.open(files[0]))).save(files[0])
-    assert same(PatchStore.from_files(files, cache=cache), PatchStore.from_files(files))
-
-
-def test_moved_and_renamed_files_find_their_pixels_again(files, tmp_path):
-    PatchStore.from_files(files, cache=tmp_path / "cache")
-    moved = [path.rename(tmp_path / f"{i}.png") for i, path in enumerate(files)]
-    PatchStore.from_files(moved, cache=tmp_path / "cache")
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-def test_interrupted_cache_is_rebuilt(files, tmp_path):
-    plain = PatchStore.from_files(files, cache=tmp_path / "cache")
-    (pixels,) = (tmp_path / "cache").glob("*.npy")
-    (sizes,) = (tmp_path / "cache").glob("*.json")
-    sizes.unlink()
-    pixels.write_bytes(pixels.read_bytes()[:1000])
-    assert same(PatchStore.from_files(files, cache=tmp_path / "cache"), plain)
-    assert json.loads(sizes.read_text()) == [[128, 160], [128, 96]]
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-@pytest.mark.parametrize("place", ["file", "file/cache"])
-def test_cache_that_cannot_be_a_folder_is_refused_by_name(files, tmp_path, place):
-    (tmp_path / "file").write_text("kept")
-    with pytest.raises(DataError, match="cannot be written") as error:
-        PatchStore.from_files(files, cache=tmp_path / place)
-    assert str(tmp_path / place) in str(error.value)
-    assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_full_disk_gives_a_sentence_and_leaves_nothing(files, tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
-    try:
-        with pytest.raises(DataError, match="cannot be written") as error:
-            PatchStore.from_files(files, cache=tmp_path / "cache")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not list((tmp_path / "cache").iterdir())
-    assert "None" not in str(error.value)
-
-
-@pytest.mark.parametrize("cache", [False, True])
-def test_missing_and_unreadable_photographs_are_refused_by_name(files, tmp_path, cache):
-    folder = tmp_path / "cache" if cache else None
-    with pytest.raises(DataError, match=r"none\.png: (no such file|cannot be read)"):
-        PatchStore.from_files([*files, Path("none.png")], cache=folder)
+def test_missing_and_unreadable_photographs_are_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match=r"none\.png: no such file"):
+        PatchStore.from_files([Path("none.png")])
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(DataError, match=r"text\.png: not an image"):
-        PatchStore.from_files([*files, tmp_path / "text.png"], cache=folder)
+        PatchStore.from_files([tmp_path / "text.png"])

@@ -17,6 +17,7 @@ from PIL import Image
 
 from mcml.base import files
 from mcml.base.errors import DataError, McmlError, UsageError
+from mcml.data import images
 from mcml.data import sets as data
 
 EMBEDDED = ["astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "china", "flower"]
@@ -287,11 +288,11 @@ def test_digest_depends_on_bytes_and_names_but_not_on_order_or_place(tmp_path):
     paths = pictures(tmp_path / "a", 3)
     copies = pictures(tmp_path / "b", 3)
 
-    def digest(files):
-        return data.ImageSet(name="x", paths=tuple(files)).digest
-
+    digest = images.data_digest
     first = digest(paths)
-    assert digest(reversed(paths)) == digest(copies) == first
+    assert (
+        digest(paths[::-1]) == digest(copies) == data.ImageSet(name="x", paths=tuple(paths)).digest == first
+    )
     assert digest(paths[:2]) != first
     renamed = copies[0].rename(copies[0].with_name("o.png"))
     assert digest([renamed, *copies[1:]]) != first

@@ -247,3 +247,9 @@ def test_streams_that_differ_are_not_copied(source, target, key):
     with pytest.raises(UsageError, match=f"stream {key}: .*configured differently"):
         weights.copy_stream(first, second, key)
     assert weights.digest(second) == before
+
+
+def test_files_of_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
+    (tmp_path / "opened").touch()
+    (written,) = weights.save_tensors(tmp_path, "weights", {"x": torch.zeros(2)})
+    assert written.stat().st_mode == (tmp_path / "opened").stat().st_mode
