@@ -209,7 +209,7 @@ def test_mistakes_on_the_command_line_are_told_by_name(capsys, photo_folder, tmp
 
     assert "unknown variant 'fuson': did you mean 'fusion'" in say(2, "--variant", "fuson")
     assert "unknown training profile 'qick': did you mean 'quick'" in say(2, "--profile", "qick")
-    assert "did you mean 'steps'" in say(2, "--set", "train.stepps=3")
+    assert "did you mean 'train.steps'" in say(2, "--set", "train.stepps=3")
     assert "expected table.name=value" in say(2, "--set", "train.steps")
     assert "unknown stream 'Cd'" in say(2, "--train", "Y,Cd")
     assert "--threads" in say(2, "--threads", "0")
@@ -289,7 +289,7 @@ def test_info_counts_the_parameters_of_the_networks_that_are_trained(capsys):
 def test_info_refuses_what_it_does_not_know(capsys):
     assert "did you mean 'fusion'" in refused(capsys, 2, "info", "--variant", "fuson")
     assert "unknown training profile" in refused(capsys, 2, "info", "--profile", "x")
-    assert "did you mean 'width'" in refused(capsys, 2, "info", "--set", "model.luma.widht=3")
+    assert "did you mean 'model.luma.width'" in refused(capsys, 2, "info", "--set", "model.luma.widht=3")
 
 
 def test_python_m_mcml_hands_train_and_info_over():

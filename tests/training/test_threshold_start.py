@@ -189,7 +189,7 @@ def test_bits_say_whether_a_coefficient_exceeds_its_threshold(fusion, patches):
         sure = distance.abs() > 1e-4  # beyond what float32 rounds
         assert sure.float().mean() > 0.98
         assert torch.equal(output.streams[key].bits[sure], (distance > 0).float()[sure])
-        assert stream.groups.bincount()[1:].tolist() == code.group_sizes(stream.config.group_count)
+        assert stream.groups.bincount()[1:].tolist() == code.group_sizes(stream.config.levels - 1)
         assert float(stream.full_bits) == pytest.approx(float(code.entropy.sum()), rel=1e-3)
 
 
