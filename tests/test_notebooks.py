@@ -8,7 +8,7 @@ import tomllib
 import pytest
 from helpers import ROOT, notebooks
 
-from mcml.lab import jobs, parameters
+from mcml.lab import parameters, runner
 
 
 @pytest.fixture(params=notebooks(), ids=lambda path: path.stem)
@@ -60,7 +60,7 @@ def test_imports_are_tagged_and_then_the_parameters_are_checked(path, cells):
     assert "nbval-ignore-output" in tags(second)
     assert "banner(profile)" in source(second)
     assert "check_parameters(" in source(third)
-    for name in jobs.notebook_parameters(path):
+    for name in runner.notebook_parameters(path):
         assert f"{name}={name}" in source(third), f"{name} is not checked"
         assert name in parameters.CHECKS
 
@@ -115,16 +115,15 @@ def test_it_is_small_and_names_no_machine(path):
 
 @pytest.mark.parametrize("profile", parameters.profiles())
 def test_profiles_name_only_known_parameters(profile):
-    planned = jobs.plan(profile)
+    planned = runner.plan(profile)
     assert planned
-    for job in planned:
-        parameters.check_parameters(**job.parameters)
-        assert job.parameters["profile"] == profile
+    for run in planned:
+        parameters.check_parameters(**run.parameters)
+        assert run.parameters["profile"] == profile
 
 
 def test_the_quick_profile_is_every_notebook_as_committed():
     content = tomllib.loads((ROOT / "notebooks" / "profiles" / "quick.toml").read_text("utf-8"))
     assert list(content) == [path.stem for path in notebooks() if path.stem[:2].isdigit()]
-    for job in jobs.plan("quick"):
-        defaults = {n: p.default for n, p in jobs.notebook_parameters(job.path).items()}
-        assert job.parameters == defaults
+    for run in runner.plan("quick"):
+        assert run.parameters == runner.notebook_parameters(run.path)

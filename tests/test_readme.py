@@ -16,7 +16,7 @@ from mcml.cli import train_entropy as entropy_cli
 from mcml.cli.main import app
 from mcml.codec import interface as codec
 from mcml.data import sets as data
-from mcml.lab import figures, jobs, parameters
+from mcml.lab import figures, parameters, runner
 from mcml.metrics import artifacts
 from mcml.metrics import distortion as metrics
 from mcml.model.settings import VARIANTS, training_profiles
@@ -70,7 +70,7 @@ def test_training_commands_name_known_variants_and_profiles(line):
 
 
 def test_parameters_in_commands_are_the_notebooks():
-    every = {name for path in notebooks() for name in jobs.notebook_parameters(path)}
+    every = {name for path in notebooks() for name in runner.notebook_parameters(path)}
     named = re.findall(r"-p (\w+)[ =]", README)
     assert named and set(named) <= every
 
@@ -89,7 +89,7 @@ def test_every_metric_codec_profile_and_notebook_is_named():
 def test_the_figure_is_what_the_code_draws():
     shown = np.asarray(Image.open(ROOT / "docs" / "figures" / "artefacts.png").convert("RGB")).astype(int)
     (artefacts,) = (path for path in notebooks() if path.name.startswith("05"))
-    names = parameters.parse_names(jobs.notebook_parameters(artefacts)["codecs"].default)
+    names = parameters.parse_names(runner.notebook_parameters(artefacts)["codecs"])
     original = data.image_set("embedded").read("china")
     decodes = {}
     for name in names:

@@ -209,7 +209,7 @@ def reproduce(
     force: Annotated[bool, typer.Option("--force", help="Run finished notebooks again.")] = False,
 ) -> None:
     """Run the notebooks headlessly and write results/<profile>/report.html."""
-    from mcml.lab import jobs, runner
+    from mcml.lab import runner
 
     overrides = dict(_assignment(text) for text in parameter or [])
     with progress() as bar:
@@ -225,8 +225,6 @@ def reproduce(
         def say(line: str) -> None:
             bar.console.print(line, highlight=False)
 
-        planned = jobs.plan(profile, parse_names(only) or None, overrides)
-        say(f"profile {profile}: {len(planned)} notebook{'s' * (len(planned) != 1)}")
         path = runner.reproduce(
             profile, parse_names(only) or None, overrides, force=force, progress=show, say=say
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import tomllib
 from collections.abc import Callable
@@ -11,106 +12,100 @@ from typing import Any
 from mcml.base.errors import UsageError, choose
 from mcml.base.files import repo_root
 
+Check = tuple[Callable[[Any], bool], str]  # what it accepts, and how that is said
+DATA_SETS = ("dataset", "train_dataset", "test_dataset")  # names of data sets, or folders
+CODECS = ("codecs", "anchors")  # names of codecs, or folders of models, separated by commas
+
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and, where it is already imported, torch."""
-    import sys
-
+    """Seed Python, numpy and torch."""
     import numpy
+    import torch
 
     random.seed(seed)
     numpy.random.seed(seed)
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(seed)
+    torch.manual_seed(seed)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def parse_names(text: str) -> list[str]:
+    """Turn ``"jpeg420, webp"`` into ``["jpeg420", "webp"]``, each name once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def parse_numbers(text: str) -> list[float]:
+    """Turn ``"-1, 0, 2.5"`` into ``[-1.0, 0.0, 2.5]``, each number once."""
+    return list(dict.fromkeys(float(part) for part in parse_names(text)))
 
 
-def _split_names(value: Any) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
+def parse_bpp_list(text: str) -> list[float]:
+    """Turn ``"0.15,0.3"`` into ``[0.15, 0.3]`` (bits per pixel, each in (0, 24])."""
+    accepts, expected = RATES
+    if not accepts(text):
+        raise UsageError(f"bpp list '{text}': expected {expected}, as in 0.15,0.3")
+    return parse_numbers(text)
 
 
-CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0"),
-    "max_images": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0 (0 means all)"),
-    "target_bpp": (lambda v: _is_number(v) and 0 < v <= 24, "bits per pixel above 0, at most 24"),
-    "patch_px": (lambda v: _is_whole(v) and 8 <= v <= 4096, "a whole number of pixels, 8 to 4096"),
-    "zoom_px": (lambda v: _is_whole(v) and 8 <= v <= 4096, "a whole number of pixels, 8 to 4096"),
-    "batch": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
-    "workers": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0 (0 means all cores)"),
-    "sample_image": (lambda v: isinstance(v, str), "an image's name, or '' for the notebook's choice"),
-    "dataset": (lambda v: isinstance(v, str) and v != "", "a data set's name or a folder"),
-    "codecs": (
-        lambda v: isinstance(v, str) and _split_names(v) != [],
-        "codec names separated by commas",
-    ),
-    "sweep_bpp": (
-        lambda v: isinstance(v, str) and _all_positive(v),
-        "rates above 0 separated by commas",
-    ),
-    "equal_bpp": (
-        lambda v: isinstance(v, str) and _all_positive(v),
-        "rates above 0 separated by commas",
-    ),
-    "anchors": (
-        lambda v: isinstance(v, str) and _split_names(v) != [],
-        "codec names separated by commas",
-    ),
-    "qualities": (
-        lambda v: isinstance(v, str) and _all_numbers(v, 0, 100, 2),
-        "at least two numbers from 0 to 100 separated by commas",
-    ),
-    "repeats": (lambda v: _is_whole(v) and 1 <= v <= 1000, "a whole number from 1 to 1000"),
-    "entropy_steps": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
-    "train_rgb_steps": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
-    "train_dataset": (lambda v: isinstance(v, str) and v != "", "a data set's name or a folder"),
+def _text(expected: str, *, empty: bool = False) -> Check:
+    return lambda v: isinstance(v, str) and (empty or parse_names(v) != []), expected
+
+
+def _whole(low: int, high: float = math.inf, note: str = "") -> Check:
+    to = "" if high == math.inf else f" to {high}"
+    return lambda v: type(v) is int and low <= v <= high, f"a whole number from {low}{to}{note}"
+
+
+def _listed(expected: str, fits: Callable[[float], bool], *, least: int = 1, whole: bool = False) -> Check:
+    def accepts(value: Any) -> bool:
+        try:
+            numbers = parse_numbers(value)
+        except (AttributeError, ValueError):
+            return False
+        return len(numbers) >= least and all(map(fits, numbers)) and not (whole and "." in value)
+
+    return accepts, f"{'at least two ' if least == 2 else ''}{expected} separated by commas"
+
+
+_OR_ALL = " (0 means all)"
+RATES = _listed("rates above 0, at most 24,", lambda v: 0 < v <= 24)
+CHECKS: dict[str, Check] = {
     "profile": (lambda v: isinstance(v, str) and v in profiles(), "one of the profiles"),
-    "test_dataset": (lambda v: isinstance(v, str), "a data set's name or a folder, or '' for held-out ones"),
-    "held_out": (lambda v: isinstance(v, str), "names of images separated by commas"),
-    "train_images": (lambda v: _is_whole(v) and v >= 0, "a whole number from 0 (0 means all)"),
-    "crop_px": (lambda v: _is_whole(v) and (v == 0 or v >= 64), "pixels from 64, or 0 for whole images"),
-    "training_profile": (lambda v: isinstance(v, str) and v != "", "a training profile, as for mcml train"),
-    "steps": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
-    "color_steps": (lambda v: _is_whole(v) and v >= 1, "a whole number from 1"),
-    "width": (lambda v: _is_whole(v) and 1 <= v <= 1024, "a whole number from 1 to 1024"),
-    "code_channels": (lambda v: _is_whole(v) and 1 <= v <= 1024, "a whole number from 1 to 1024"),
-    "color_channels": (lambda v: _is_whole(v) and 1 <= v <= 1024, "a whole number from 1 to 1024"),
-    "gamma": (lambda v: _is_number(v) and v >= 0, "a number from 0"),
+    "training_profile": _text("a training profile, as for mcml train"),
+    "dataset": _text("a data set's name or a folder"),
+    "train_dataset": _text("a data set's name or a folder"),
+    "test_dataset": _text("a data set's name or a folder, or '' for held-out ones", empty=True),
+    "held_out": _text("names of images separated by commas", empty=True),
+    "sample_image": _text("an image's name, or '' for the notebook's choice", empty=True),
+    "codecs": _text("codec names separated by commas"),
+    "anchors": _text("codec names separated by commas"),
+    "max_images": _whole(0, note=_OR_ALL),
+    "train_images": _whole(0, note=_OR_ALL),
+    "workers": _whole(0, note=" (0 means all cores)"),
+    "seed": _whole(0),
+    "seeds": _listed("whole numbers from 0", lambda v: 0 <= v <= 2**31, whole=True),
+    "batch": _whole(1),
+    "steps": _whole(1),
+    "color_steps": _whole(1),
+    "entropy_steps": _whole(1),
+    "train_rgb_steps": _whole(1),
+    "repeats": _whole(1, 1000),
+    "width": _whole(1, 1024),
+    "code_channels": _whole(1, 1024),
+    "color_channels": _whole(1, 1024),
+    "feature_counts": _listed("whole numbers from 1 to 1024", lambda v: 1 <= v <= 1024, whole=True),
+    "patch_px": _whole(8, 4096),
+    "zoom_px": _whole(8, 4096),
+    "crop_px": (lambda v: type(v) is int and (v == 0 or v >= 64), "pixels from 64, or 0 for whole images"),
+    "target_bpp": (
+        lambda v: type(v) in (int, float) and 0 < v <= 24,
+        "bits per pixel above 0, at most 24",
+    ),
+    "sweep_bpp": RATES,
+    "equal_bpp": RATES,
+    "qualities": _listed("numbers from 0 to 100", lambda v: 0 <= v <= 100, least=2),
+    "dials": _listed("numbers from -20 to 20", lambda v: -20 <= v <= 20, least=2),
+    "gamma": (lambda v: type(v) in (int, float) and v >= 0, "a number from 0"),
     "with_rgb": (lambda v: isinstance(v, bool), "True or False"),
-    "dials": (
-        lambda v: isinstance(v, str) and _all_numbers(v, -20, 20, 2),
-        "at least two numbers from -20 to 20 separated by commas",
-    ),
-    "seeds": (
-        lambda v: isinstance(v, str) and _all_numbers(v, 0, 2**31, 1) and "." not in v,
-        "whole numbers from 0 separated by commas",
-    ),
-    "feature_counts": (
-        lambda v: isinstance(v, str) and _all_numbers(v, 1, 1024, 1) and "." not in v,
-        "whole numbers from 1 to 1024 separated by commas",
-    ),
 }
-
-
-def _all_positive(text: str) -> bool:
-    try:
-        return all(0 < float(part) <= 24 for part in _split_names(text)) and _split_names(text) != []
-    except ValueError:
-        return False
-
-
-def _all_numbers(text: str, low: float, high: float, least: int) -> bool:
-    try:
-        found = parse_numbers(text)
-    except ValueError:
-        return False
-    return len(found) >= least and all(low <= value <= high for value in found)
 
 
 def check_parameters(**values: Any) -> dict[str, Any]:
@@ -123,28 +118,10 @@ def check_parameters(**values: Any) -> dict[str, Any]:
         UsageError: for an unknown name, or a value outside what `CHECKS` expects.
     """
     for name, value in values.items():
-        choose("parameter", name, CHECKS)
-        accepts, expected = CHECKS[name]
+        accepts, expected = CHECKS[choose("parameter", name, CHECKS)]
         if not accepts(value):
             raise UsageError(f"parameter {name} is {value!r}: expected {expected}")
     return values
-
-
-def parse_bpp_list(text: str) -> list[float]:
-    """Turn ``"0.15,0.3"`` into ``[0.15, 0.3]`` (bits per pixel, each in (0, 24])."""
-    if not _all_positive(text):
-        raise UsageError(f"bpp list '{text}': expected rates above 0, at most 24, as in 0.15,0.3")
-    return list(dict.fromkeys(float(part) for part in _split_names(text)))
-
-
-def parse_numbers(text: str) -> list[float]:
-    """Turn ``"-1, 0, 2.5"`` into ``[-1.0, 0.0, 2.5]``, each number once."""
-    return list(dict.fromkeys(float(part) for part in _split_names(text)))
-
-
-def parse_names(text: str) -> list[str]:
-    """Turn ``"jpeg420, webp"`` into ``["jpeg420", "webp"]``, each name once."""
-    return list(dict.fromkeys(_split_names(text)))
 
 
 def profile_folder() -> Path:

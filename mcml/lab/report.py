@@ -16,13 +16,14 @@ from mcml.lab.output import format_value, provenance
 MAX_ROWS = 40  # longer tables show their first rows and link to the CSV
 
 
-def build_report(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> Path:
+def build_report(folder: Path, expected: Mapping[str, Mapping[str, Any]], note: str = "") -> Path:
     """Write ``report.html`` into a profile's results folder.
 
     Args:
         folder: ``results/<profile>``, holding one folder for each notebook.
         expected: the profile's parameters by notebook, in order; the page says where a run
             had others.
+        note: a sentence for the top of the page, as on what was left out.
 
     Returns:
         The page's path.
@@ -38,6 +39,7 @@ def build_report(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> Pat
         profile=folder.name,
         notebooks=[_notebook(folder, name, parameters) for name, parameters in expected.items()],
         about=provenance(),
+        note=note,
     )
     path = folder / "report.html"
     atomic_write(path, html)

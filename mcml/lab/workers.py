@@ -13,8 +13,6 @@ from typing import Any
 
 import joblib
 
-_watched: set[int] = set()  # this process, once it watches its parent
-
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -45,25 +43,22 @@ def side_by_side(
         progress: called with (done, total) after each call, in order.
     """
     count, results = min(workers or joblib.cpu_count(), max(len(calls), 1)), []
-    with warnings.catch_warnings(), joblib.parallel_config("loky", inner_max_num_threads=1), one_thread():
+    pool = {"inner_max_num_threads": 1, "initializer": _watch, "initargs": (os.getpid(),)}
+    with warnings.catch_warnings(), joblib.parallel_config("loky", **pool), one_thread():
         warnings.filterwarnings("ignore", message="A worker stopped")  # one grown large starts anew
-        pool = joblib.Parallel(n_jobs=count, return_as="generator")
-        for result in pool(joblib.delayed(_work)(call, os.getpid()) for call in calls):
+        for result in joblib.Parallel(count, return_as="generator")(joblib.delayed(c)() for c in calls):
             results.append(result)
             if progress:
                 progress(len(results), len(calls))
     return results
 
 
-def _work(call: Callable[[], Any], parent: int) -> Any:
-    if os.getpid() not in {parent, *_watched}:
-        _watched.add(os.getpid())
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    return call()
+def _watch(parent: int) -> None:
+    """End this process soon after its parent: joblib's workers would wait for work for minutes."""
 
+    def poll() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
 
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent: joblib's would wait for work for minutes."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+    threading.Thread(target=poll, daemon=True).start()

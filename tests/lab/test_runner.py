@@ -1,7 +1,9 @@
-"""The runner: plans, refusals, resume, failures, and kills at any moment."""
+"""The runner: plans, refusals, resume, failures, and signals at any moment."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,32 +11,60 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
+from helpers import ROOT, tiny_codec
 
-from mcml.base import files
 from mcml.base.errors import DataError, UsageError
-from mcml.lab import jobs, parameters, runner
+from mcml.lab import parameters, runner
 
 PARAMETERS = """profile: str = "small"  # folder of results
 seed: int = 0  # any whole number
 scale: float = 1.0  # factor
-mode: str = "good"  # good, bad or silent"""
-WORK = """from mcml.lab.output import Output
+dataset: str = "embedded"  # a data set or a folder
+test_dataset: str = ""  # a data set or a folder
+sample_image: str = ""  # an image of the data set
+codecs: str = "jpeg420"  # names or folders
+mode: str = "good"  # good, bad, silent, or a moment at which to wait"""
+WORK = """import os, time
+from functools import partial
+from pathlib import Path
+from mcml.lab.output import Output
+from mcml.lab.workers import side_by_side
+def pause(moment):
+    if mode == moment:
+        side_by_side([partial(abs, 1)] * 2, 2)  # workers that wait for more
+        Path(os.environ["MARK"]).touch()
+        time.sleep(600)
+pause("before")
 output = Output(NAME, profile, {"seed": seed, "scale": scale}, seed=seed)
 if mode == "bad":
     raise ValueError(f"seed {seed} is not liked")
 if mode != "silent":
     output.table("numbers", [{"seed": seed, "product": seed * scale}], "Numbers.")
-    output.finish()"""
+    pause("half saved")
+    output.finish()
+pause("finished")"""
+COMMAND = """
+import sys
+from pathlib import Path
+from mcml.lab import parameters, runner
+root = Path(sys.argv[1])
+runner.repo_root = parameters.repo_root = lambda: root
+from mcml.cli.main import main
+sys.argv = ["mcml", *sys.argv[2:]]
+main()
+"""
 
 
-def write_notebook(path: Path, name: str) -> None:
+def write_notebook(path: Path, work: str = WORK) -> None:
     cells = [
-        nbformat.v4.new_markdown_cell(f"# {name}"),
+        nbformat.v4.new_markdown_cell(f"# {path.stem}"),
         nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(WORK.replace("NAME", repr(name))),
+        nbformat.v4.new_code_cell(work.replace("NAME", repr(path.stem))),
     ]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
 
 
 @pytest.fixture
@@ -42,13 +72,14 @@ def checkout(tmp_path, monkeypatch):
     """A checkout with two small notebooks and a profile; results go beside it."""
     root = tmp_path / "checkout"
     (root / "notebooks" / "profiles").mkdir(parents=True)
-    (root / "data").mkdir()
     for name in ("01_first", "02_second"):
-        write_notebook(root / "notebooks" / f"{name}.ipynb", name)
+        write_notebook(root / "notebooks" / f"{name}.ipynb")
     (root / "notebooks" / "profiles" / "small.toml").write_text("[01_first]\nseed = 3\n\n[02_second]\n")
-    for module in (parameters, jobs):
+    for module in (parameters, runner):
         monkeypatch.setattr(module, "repo_root", lambda: root)
     monkeypatch.setenv("MCML_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    monkeypatch.delenv("MCML_DATA", raising=False)
     return root
 
 
@@ -59,36 +90,44 @@ def results_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.suffix != ".ipynb"}
 
 
+def command(checkout: Path, *words: str) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", COMMAND, str(checkout), "reproduce", "--profile", "small", *words]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 # ---------------------------------------------------------------------------------- plans
 
 
-def test_parameters_are_read_with_types_and_meaning(checkout):
-    found = jobs.notebook_parameters(checkout / "notebooks" / "01_first.ipynb")
-    assert found["scale"] == jobs.Parameter(1.0, "float", "factor")
-    assert list(found) == ["profile", "seed", "scale", "mode"]
-
-
 def test_profile_and_command_line_lie_over_the_defaults(checkout):
-    first, second = jobs.plan("small", overrides={"scale": 2})
-    assert first.parameters == {"profile": "small", "seed": 3, "scale": 2.0, "mode": "good"}
-    assert second.parameters["seed"] == 0
-    assert [job.name for job in jobs.plan("small", only=["02"])] == ["02_second"]
+    defaults = runner.notebook_parameters(checkout / "notebooks" / "01_first.ipynb")
+    assert list(defaults.values()) == ["small", 0, 1.0, "embedded", "", "", "jpeg420", "good"]
+    first, second = runner.plan("small", overrides={"scale": "2"})
+    assert first.parameters == defaults | {"seed": 3, "scale": 2.0}
+    assert (type(first.parameters["scale"]), second.parameters["seed"]) == (float, 0)
+    assert [run.name for run in runner.plan("small", only=["02"])] == ["02_second"]
+    assert runner.plan("small", overrides={"mode": "0.3"})[0].parameters["mode"] == "0.3"
 
 
 @pytest.mark.parametrize(
     "profile, only, overrides, words",
     [
-        ("smal", None, {}, "unknown profile 'smal': did you mean 'small'?"),
+        ("smal", None, {}, "unknown profile 'smal': did you mean 'small'"),
         ("small", ["07"], {}, "unknown notebook '07'"),
-        ("small", None, {"sead": 1}, "unknown parameter 'sead': did you mean 'seed'?"),
+        ("small", None, {"sead": 1}, "unknown parameter 'sead': did you mean 'seed'"),
         ("small", None, {"seed": "one"}, "parameter seed of 01_first is 'one': expected int"),
         ("small", None, {"seed": 1.5}, "expected int"),
         ("small", None, {"seed": True}, "expected int"),
+        ("small", None, {"seed": -1}, "parameter seed is -1: expected a whole number from 0"),
+        ("small", None, {"codecs": "jpeg2k"}, "unknown codec 'jpeg2k'"),
+        ("small", None, {"codecs": "webp,runs/none"}, "unknown codec 'runs/none'"),
+        ("small", None, {"test_dataset": "kodac"}, "unknown data set 'kodac': did you mean 'kodak'"),
     ],
 )
-def test_unknown_names_and_wrong_types_are_refused(checkout, profile, only, overrides, words):
-    with pytest.raises(UsageError, match=words.replace("?", r"\?")):
-        jobs.plan(profile, only, overrides)
+def test_unknown_names_and_bad_values_are_refused_before_any_kernel(
+    checkout, profile, only, overrides, words
+):
+    with pytest.raises(UsageError, match=words):
+        runner.plan(profile, only, overrides)
 
 
 @pytest.mark.parametrize(
@@ -103,36 +142,100 @@ def test_unknown_names_and_wrong_types_are_refused(checkout, profile, only, over
 def test_a_mistyped_profile_is_refused(checkout, text, words):
     (checkout / "notebooks" / "profiles" / "small.toml").write_text(text)
     with pytest.raises(UsageError, match=words):
-        jobs.plan("small")
+        runner.plan("small")
 
 
 def test_a_notebook_without_parameters_cell_is_refused(checkout):
     path = checkout / "notebooks" / "01_first.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), path)
+    notebook = nbformat.read(path, 4)
+    notebook.cells[1].metadata.tags = []
+    nbformat.write(notebook, path)
     with pytest.raises(UsageError, match=r"01_first\.ipynb has no cell tagged 'parameters'"):
-        jobs.plan("small")
+        runner.plan("small")
 
 
-def test_the_fingerprint_follows_everything_that_decides_the_results(checkout):
-    job = jobs.plan("small")[0]
-    seen = {job.fingerprint()}
-    (checkout / "mcml").mkdir()
-    for step in ("code", "lock", "registry", "cells", "parameters"):
-        if step == "code":
-            (checkout / "mcml" / "metrics.py").write_text("x = 1\n")
-        elif step == "lock":
-            (checkout / "requirements.lock").write_text("numpy==1\n")
-        elif step == "registry":
-            (checkout / "mcml" / "data").mkdir()
-            (checkout / "mcml" / "data" / "registry.toml").write_text("[a]\n")
-        elif step == "cells":
-            write_notebook(job.path, "other")
-        else:
-            job = jobs.plan("small", overrides={"seed": 4})[0]
-        assert job.fingerprint() not in seen, step
-        seen.add(job.fingerprint())
-    (checkout / "mcml" / "cli.py").write_text("x = 1\n")  # what prints a line decides no number
-    assert job.fingerprint() in seen
+def test_places_are_meant_from_where_the_command_was_typed(checkout, photo_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(photo_folder.parent)
+    tiny_codec(tmp_path / "runs" / "model")
+    overrides = {"dataset": "photos", "test_dataset": "./photos", "codecs": "webp, runs/model"}
+    for run in runner.plan("small", overrides=overrides):
+        assert run.parameters["dataset"] == run.parameters["test_dataset"] == str(photo_folder.resolve())
+        assert run.parameters["codecs"] == f"webp,{(tmp_path / 'runs' / 'model').resolve()}"
+        run.check_data()
+    run = runner.plan("small", overrides=overrides | {"sample_image": "three"})[0]
+    with pytest.raises(UsageError, match="unknown image 'three'"):
+        run.check_data()
+
+
+@pytest.mark.parametrize("name", ["dataset", "test_dataset"])
+def test_a_folder_that_is_not_there_or_holds_no_image_is_refused(checkout, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "nowhere", tmp_path / "empty"):
+        with pytest.raises(DataError, match=place.name):
+            runner.plan("small", overrides={name: str(place)})
+
+
+def test_every_place_among_the_parameters_is_known_as_one():
+    """A new parameter that names a data set or codecs must be made absolute and hashed, too."""
+    folders = {name for name, (_, expected) in parameters.CHECKS.items() if "a folder" in expected}
+    codecs = {name for name, (_, expected) in parameters.CHECKS.items() if "codec names" in expected}
+    assert (folders, codecs) == (set(parameters.DATA_SETS), set(parameters.CODECS))
+
+
+def test_the_fingerprint_follows_everything_that_decides_the_results(checkout, photo_folder, tmp_path):
+    codec = tmp_path / "codec"
+    shutil.copytree(tiny_codec(tmp_path / "model").folder, codec)
+    places = {"dataset": str(photo_folder), "test_dataset": str(tmp_path / "test"), "codecs": str(codec)}
+    shutil.copytree(photo_folder, tmp_path / "test")
+    run = runner.plan("small", overrides=places)[0]
+    seen = {run.fingerprint()}
+    changed = [
+        *(checkout / "mcml" / name for name in ("metrics/color.py", "model/profiles/cpu.toml")),
+        *(
+            checkout / "mcml" / name
+            for name in ("model/released/a/weights.safetensors", "data/registry.toml")
+        ),
+        *(checkout / name for name in ("requirements.lock", "data/published/curves.csv")),
+        codec / "notes.txt",
+    ]
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x = 1\n")
+        assert run.fingerprint() not in seen, path
+        seen.add(run.fingerprint())
+    for folder in (photo_folder, tmp_path / "test"):
+        (folder / "two.png").write_bytes((folder / "one.png").read_bytes())
+        assert run.fingerprint() not in seen, folder
+        seen.add(run.fingerprint())
+    write_notebook(run.path, WORK + "\n")
+    assert run.fingerprint() not in seen
+    seen |= {run.fingerprint(), runner.plan("small", overrides=places | {"seed": 4})[0].fingerprint()}
+    assert len(seen) == 3 + len(changed) + 2
+    for name in ("cli/main.py", "lab/runner.py", "lab/templates/report.html", "data/__pycache__/a.pyc"):
+        (checkout / "mcml" / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / "mcml" / name).write_text("x = 1\n")  # what prints a line decides no number
+    assert run.fingerprint() in seen
+
+
+def test_notebooks_whose_data_are_not_here_are_left_out_unless_asked_for(
+    checkout, tmp_path, photo_folder, monkeypatch
+):
+    profile = checkout / "notebooks" / "profiles" / "small.toml"
+    profile.write_text('[01_first]\n\n[02_second]\ntest_dataset = "train"\n')
+    sentence = r"left out for want of the data set train \(MCML_DATA names the folder that holds train/\): "
+    said = []
+    report = runner.reproduce("small", say=said.append)
+    assert said[0] == "profile small: 1 notebook" and said[2].startswith("01_first: done in")
+    assert said[1] == sentence.replace("\\", "") + "02_second"
+    assert said[1] in report.read_text("utf-8") and not (report.parent / "02_second").exists()
+    with pytest.raises(DataError, match=sentence + "02_second"):
+        runner.reproduce("small", only=["02"])
+    with pytest.raises(DataError, match=sentence + "01_first, 02_second"):
+        runner.reproduce("small", overrides={"test_dataset": "train"})
+    shutil.copytree(photo_folder, tmp_path / "data" / "train")
+    monkeypatch.setenv("MCML_DATA", str(tmp_path / "data"))
+    runs, sentence = runner.leave_out(runner.plan("small"))
+    assert len(runs) == 2 and not sentence
 
 
 # ----------------------------------------------------------------------------------- runs
@@ -148,19 +251,26 @@ def test_run_resume_rerun_failure_and_mending(checkout, tmp_path):
     report = run()
     assert report == folder / "report.html" and "numbers" in report.read_text("utf-8")
     assert (folder / "01_first" / "numbers.csv").read_text() == "seed,product\n3,3.0\n"
-    assert ("01_first", 4, 4) in ticks  # papermill adds a cell with the injected parameters
-    assert not (folder / ".scratch").exists() or not list((folder / ".scratch").iterdir())
+    # papermill adds a cell with the injected parameters
+    assert [tick for tick in ticks if tick[0] == "01_first"] == [("01_first", n, 4) for n in range(5)]
+    assert not list((folder / ".scratch").iterdir())
+    record = json.loads((folder / "01_first" / "run.json").read_text())
+    assert record["command"]
+    assert record["seed"] == 3 and record["parameters"] == {"seed": 3, "scale": 1.0}
+    keys = {"commit", "dirty", "versions", "device", "threads", "load", "seconds", "data_hash", "files"}
+    assert keys <= record.keys()
 
     run()
-    assert all("skipped" in line for line in said) and len(said) == 2
+    assert said[0] == "profile small: 2 notebooks"
+    assert all("skipped" in line for line in said[1:]) and len(said) == 3
 
     (folder / "02_second" / "numbers.csv").write_text("tampered\n")
     run()
-    assert "skipped" in said[0] and "done in" in said[1]
+    assert "skipped" in said[1] and "done in" in said[2]
     assert (folder / "02_second" / "numbers.csv").read_text() == "seed,product\n0,0.0\n"
 
     run(only=["02"], overrides={"seed": 5})
-    assert "done in" in said[0]
+    assert "done in" in said[1]
     assert (folder / "02_second" / "numbers.csv").read_text() == "seed,product\n5,5.0\n"
 
     before = results_of(folder)
@@ -168,7 +278,7 @@ def test_run_resume_rerun_failure_and_mending(checkout, tmp_path):
         run(only=["02"], overrides={"mode": "bad"})
     text = str(failure.value)
     assert "02_second: cell In [3] failed with ValueError: seed 0 is not liked" in text
-    assert 'raise ValueError(f"seed {seed} is not liked")' in text and "what to do:" in text
+    assert "pause(" in text and "what to do:" in text
     kept = folder / ".failed" / "02_second.ipynb"
     assert str(kept) in text and "seed 0 is not liked" in kept.read_text("utf-8")
     kept.unlink()
@@ -179,62 +289,24 @@ def test_run_resume_rerun_failure_and_mending(checkout, tmp_path):
     assert results_of(folder) == before
 
 
-def test_a_dead_kernel_and_bad_input_in_a_cell_are_explained(checkout, tmp_path):
-    path = checkout / "notebooks" / "02_second.ipynb"
-    for line, kind, words in (
+@pytest.mark.parametrize(
+    "work, kind, words",
+    [
         ("import os; os._exit(1)", runner.NotebookError, "its kernel did not start, or died"),
         (
-            "from mcml.base.errors import DataError\nraise DataError('x.png: damaged')",
+            "from mcml.base.errors import *\nraise DataError('x.png: damaged')",
             DataError,
-            "02_second: x.png: damaged",
+            "02_second: x.png: dam",
         ),
-        (
-            "from mcml.base.errors import UsageError\nraise UsageError('no such thing')",
-            UsageError,
-            "no such thing",
-        ),
-    ):
-        write_notebook(path, "02_second")
-        notebook = nbformat.read(path, 4)
-        notebook.cells[2].source = line
-        nbformat.write(notebook, path)
-        with pytest.raises(kind, match=words) as error:
-            runner.reproduce("small", only=["02"], say=lambda _: None)
-        assert "Traceback" not in str(error.value)
-        assert not (tmp_path / "results" / "small" / "02_second").exists()
-
-
-def test_a_folder_is_meant_from_where_the_command_was_typed(tmp_path, photo_folder, monkeypatch):
-    monkeypatch.chdir(photo_folder.parent)
-    job = jobs.plan("quick", only=["05"], overrides={"dataset": "photos"})[0]
-    assert job.parameters["dataset"] == str(photo_folder.resolve())
-    job.check_data()
-    job = jobs.plan("quick", only=["05"], overrides={"dataset": "photos", "sample_image": "three"})[0]
-    with pytest.raises(UsageError, match="unknown image 'three'"):
-        job.check_data()
-
-
-@pytest.mark.parametrize(
-    "name, value, words",
-    [("target_bpp", "-1", "expected bits per pixel above 0"), ("codecs", "jpeg2k", "unknown codec 'jpeg2k'")],
+        ("from mcml.base.errors import *\nraise UsageError('no such thing')", UsageError, "no such thing"),
+    ],
 )
-def test_bad_values_are_refused_before_any_kernel_starts(name, value, words):
-    with pytest.raises(UsageError, match=words):
-        jobs.plan("quick", overrides={name: value})
-
-
-def test_a_word_on_the_command_line_takes_the_parameter_s_type():
-    job = jobs.plan("quick", only=["05"], overrides={"sweep_bpp": "0.3", "max_images": "2"})[0]
-    assert (job.parameters["sweep_bpp"], job.parameters["max_images"]) == ("0.3", 2)
-
-
-def test_ctrl_c_is_one_sentence(tmp_path):
-    process = start(tmp_path)
-    time.sleep(5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; what was finished is kept" in err.splitlines()[-1]
+def test_a_dead_kernel_and_bad_input_in_a_cell_are_explained(checkout, tmp_path, work, kind, words):
+    write_notebook(checkout / "notebooks" / "02_second.ipynb", work)
+    with pytest.raises(kind, match=words) as error:
+        runner.reproduce("small", only=["02"], say=lambda _: None)
+    assert "Traceback" not in str(error.value)
+    assert not (tmp_path / "results" / "small" / "02_second").exists()
 
 
 def test_a_results_folder_that_cannot_be_written_is_one_sentence(checkout, tmp_path, monkeypatch):
@@ -244,114 +316,71 @@ def test_a_results_folder_that_cannot_be_written_is_one_sentence(checkout, tmp_p
         runner.reproduce("small")
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_results(checkout, tmp_path):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))"
-    code = f"""
-import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-{limit}
-from pathlib import Path
-from mcml.base.errors import DataError
-from mcml.lab.output import Output
-output = Output("01_first", "small", {{}})
-try:
-    output.table("big", [{{"n": i}} for i in range(1000)], "Too big.")
-except DataError as error:
-    print(error)
-print(sorted(p.name for p in output.folder.glob("*")))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "big.csv: cannot be written (File too large)" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"
+@pytest.mark.parametrize(
+    "number, moment, last_line",
+    [
+        (signal.SIGINT, "half saved", "mcml: interrupted; what was finished is kept"),
+        (signal.SIGTERM, "finished", "mcml: terminated; what was finished is kept"),
+        (signal.SIGKILL, "before", None),
+    ],
+)
+def test_a_signal_leaves_neither_processes_nor_half_results(checkout, tmp_path, number, moment, last_line):
+    folder, mark = tmp_path / "results" / "small", tmp_path / "mark"
+    process = command(checkout, "-p", f"mode={moment}")
+    while not mark.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3  # a kernel and its two workers
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert not (folder / "01_first").exists() and not out
+    if last_line:
+        assert process.returncode == 128 + number
+        expected = ["profile small: 2 notebooks", "01_first: running 4 cells", last_line]
+        assert err.splitlines() == expected
 
-
-def start(results: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "mcml", "reproduce", "--only", "01", "-p", "max_images=2"]
-    environment = {**os.environ, "MCML_RESULTS": str(results)}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    began = time.monotonic()
-    process = start(folder)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    record = json.loads((folder / "quick" / "01_data_preparation" / "run.json").read_text())
-    assert record["command"] == "mcml reproduce --only 01 -p max_images=2"
-    return results_of(folder / "quick"), time.monotonic() - began
-
-
-@pytest.mark.parametrize("moment", [0.3, 0.6, 0.9])
-def test_a_kill_and_a_second_start_end_in_the_same_results(undisturbed, moment, tmp_path):
-    expected, seconds = undisturbed
-    process = start(tmp_path)
-    time.sleep(moment * seconds)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    half = tmp_path / "quick" / "01_data_preparation"
-    assert not half.exists() or (half / "complete.json").exists()  # whole or not at all
-    again = start(tmp_path)
-    _, err = again.communicate(timeout=300)
+    again = command(checkout)
+    out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
-    assert results_of(tmp_path / "quick") == expected
-    assert len(expected) > 20
-    assert (tmp_path / "quick" / "report.html").exists()
+    names = [f"{name}/numbers.{kind}" for name in ("01_first", "02_second") for kind in ("csv", "md", "tex")]
+    results = results_of(folder)
+    assert list(results) == names
+    assert results["01_first/numbers.csv"] == b"seed,product\n3,3.0\n"
+    assert results["02_second/numbers.csv"] == b"seed,product\n0,0.0\n"
+    assert (folder / "report.html").exists() and "report:" in out
+    record = json.loads((folder / "01_first" / "run.json").read_text())
+    assert record["command"] == "mcml reproduce --profile small"
 
 
-def test_a_second_run_waits_for_the_first(checkout, tmp_path):
-    import fcntl
-
-    folder = tmp_path / "results" / "small"
-    folder.mkdir(parents=True)
+def test_a_second_run_waits_for_the_first(tmp_path):
     code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from mcml.lab import runner
-with runner._lock(Path({str(folder)!r}), lambda line: print(line, flush=True)):
+with runner._lock(Path({str(tmp_path)!r}), lambda line: print(line, flush=True)):
     print("mine", flush=True)
 """
-    with open(folder / ".lock", "a+") as handle:
+    with open(tmp_path / ".lock", "a+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert "another run is at work on profile 'small'" in other.stdout.readline()
+        assert f"another run is at work on profile '{tmp_path.name}'" in other.stdout.readline()
         fcntl.flock(handle, fcntl.LOCK_UN)
-        assert other.communicate(timeout=30)[0].strip() == "mine"
-
-
-def test_the_record_of_a_run_says_how_it_was_made(checkout, tmp_path):
-    runner.reproduce("small", only=["01"], say=lambda _: None)
-    record = json.loads((tmp_path / "results" / "small" / "01_first" / "run.json").read_text())
-    assert record["command"]
-    assert record["seed"] == 3 and record["parameters"] == {"seed": 3, "scale": 1.0}
-    keys = {"commit", "dirty", "versions", "device", "threads", "load", "seconds", "data_hash", "files"}
-    assert keys <= record.keys()
+        assert other.communicate(timeout=60)[0].strip() == "mine"
 
 
 def test_nbval_leaves_the_results_of_real_runs_alone(tmp_path):
-    """As a user would: with a results folder that holds something, from the repository's root."""
-    results = files.repo_root() / "results"
-    before = {path: path.stat().st_mtime_ns for path in results.rglob("*")}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--nbval",
-        "--nbval-current-env",
-    ]
+    """As a user would, without a results folder of the caller's own."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    shutil.copy(ROOT / "notebooks" / "conftest.py", folder)
+    write_notebook(folder / "07_other.ipynb", WORK + "\nassert 'mcml-nbval' in str(output.folder)")
+    options = ["-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MCML_RESULTS", "PYTEST_"))}
+    arguments = [sys.executable, "-m", "pytest", *options, str(folder)]
     done = subprocess.run(
-        [*command, "notebooks/01_data_preparation.ipynb"],
-        cwd=files.repo_root(),
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:]
-    assert {path: path.stat().st_mtime_ns for path in results.rglob("*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]
+    assert not (ROOT / "results" / "small").exists()
