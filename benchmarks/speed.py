@@ -22,7 +22,7 @@ import torch
 
 from mcml.base.files import atomic_write, to_csv
 from mcml.data.patches import PatchStore
-from mcml.model.cost import codec_cost, equal_cost_rgb, layout
+from mcml.model.cost import codec_cost, equal_cost_rgb, part_costs
 from mcml.model.model import build
 from mcml.model.settings import Recipe, load_recipe
 from mcml.training.trainer import Trainer
@@ -52,7 +52,7 @@ def step_flops(recipe: Recipe) -> float:
     """Return FLOP of one training step, the mean over steps with and without context models."""
     pixels = recipe.train.batch * recipe.train.patch_px**2
     trained, total = recipe.trained_streams(), 0.0
-    for row in layout(recipe.model):
+    for row in part_costs(recipe.model):
         if row["part"].endswith("_model"):
             share = 6 / recipe.train.context_every if row["stream"] in trained else 0.0
         elif row["stream"] not in trained:

@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from mcml.model.model import VARIANTS
-    from mcml.model.settings import training_profiles
+    from mcml.model.settings import VARIANTS, training_profiles
 
     parser = argparse.ArgumentParser(prog="mcml", description="Train networks, or print what they cost.")
     commands = parser.add_subparsers(required=True)
@@ -207,9 +206,8 @@ class _Bar:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from mcml.model.cost import codec_cost, equal_cost_rgb, layout
-    from mcml.model.model import VARIANTS
-    from mcml.model.settings import load_recipe
+    from mcml.model.cost import codec_cost, equal_cost_rgb, part_costs
+    from mcml.model.settings import VARIANTS, load_recipe
 
     names = [choose("variant", options.variant, VARIANTS)] if options.variant else list(VARIANTS)
     found: dict[str, Any] = {}
@@ -218,7 +216,7 @@ def _info(options: argparse.Namespace) -> int:
         if name == "rgb":
             config = equal_cost_rgb(load_recipe(options.profile, "fusion", options.set).model)
         parameters, macs = codec_cost(config)
-        found[name] = {"parameters": parameters, "macs_per_pixel": macs, "rows": layout(config),
+        found[name] = {"parameters": parameters, "macs_per_pixel": macs, "rows": part_costs(config),
                        "config": config.to_dict()}  # fmt: skip
     if options.json:
         print(json.dumps(found, indent=2))

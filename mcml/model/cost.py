@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mcml.base import STRIDE
-from mcml.model.model import Model, ModelConfig
+from mcml.model.model import Model
+from mcml.model.settings import ModelConfig
 
 GRID = 8  # positions a side of the code that is counted
 
 
 @cache
-def layout(config: ModelConfig) -> list[dict[str, Any]]:
+def part_costs(config: ModelConfig) -> list[dict[str, Any]]:
     """Count each part of a variant without allocating anything (torch's meta device).
 
     The context models estimate rates; they are listed, and are no part of the codec's cost.
@@ -29,49 +29,41 @@ def layout(config: ModelConfig) -> list[dict[str, Any]]:
     """
     with torch.device("meta"):
         model = Model(config)
+        level = torch.zeros(1, GRID, GRID, dtype=torch.int64)
+        luma = torch.empty(1, config.luma.code_channels, GRID, GRID)
     rows = []
     for key, stream in model.streams.items():
-        settings = stream.config
-        plane = _meta(3 if key == "RGB" else 1, GRID * STRIDE)
-        features = _meta(settings.width, GRID)
-        code = _meta(settings.code_channels, GRID)
-        luma = _meta(config.luma.code_channels, GRID) if key in ("Cb", "Cr") else None
-        level = torch.zeros(1, GRID, GRID, dtype=torch.int64, device="meta")
-        parts: list[tuple[str, nn.Module | None, Callable[[], Any]]] = [
-            ("encoder", stream.encoder, lambda s=stream, p=plane: s.encoder(p)),
-            ("importance", stream.importance, lambda s=stream, f=features: s.importance(f)),
-            ("decoder", stream.decoder, lambda s=stream, c=code, y=luma: s.decoder(c, y)),
-            ("bit_model", stream.bit_model, lambda s=stream, c=code, q=level, y=luma: s.bit_model(c, q, y)),
-            ("level_model", stream.level_model, lambda: None),
-        ]
-        for part, module, run in parts:
+        plane = torch.empty(1, 3 if key == "RGB" else 1, GRID * STRIDE, GRID * STRIDE, device="meta")
+        features = torch.empty(1, stream.config.width, GRID, GRID, device="meta")
+        code = torch.empty(1, stream.config.code_channels, GRID, GRID, device="meta")
+        other = luma if key in ("Cb", "Cr") else None
+        inputs = {
+            "encoder": (plane,), "importance": (features,), "decoder": (code, other),
+            "bit_model": (code, level, other), "level_model": (level,),
+        }  # fmt: skip
+        for part, given in inputs.items():
+            module = getattr(stream, part)
             if module is not None:
-                rows.append(
-                    {
-                        "stream": key,
-                        "part": part,
-                        "parameters": sum(p.numel() for p in module.parameters()),
-                        "macs_per_pixel": _macs(run) / (GRID * STRIDE) ** 2,
-                    }
-                )
+                macs = _macs(module, *given)
+                count = sum(p.numel() for p in module.parameters())
+                rows.append({
+                    "stream": key, "part": part, "parameters": count,
+                    "macs_per_pixel": macs / (GRID * STRIDE) ** 2,
+                })  # fmt: skip
     return rows
 
 
-def _meta(channels: int, side: int) -> torch.Tensor:
-    return torch.empty(1, channels, side, side, device="meta")
-
-
-def _macs(run: Callable[[], Any]) -> float:
+def _macs(module: nn.Module, *inputs: Tensor | None) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        run()
+        module(*inputs)
     return counter.get_total_flops() / 2
 
 
 def codec_cost(config: ModelConfig) -> tuple[int, float]:
     """Return parameters and MACs a pixel of the networks, context models left out."""
-    rows = [row for row in layout(config) if not row["part"].endswith("_model")]
+    rows = [row for row in part_costs(config) if not row["part"].endswith("_model")]
     return sum(row["parameters"] for row in rows), sum(row["macs_per_pixel"] for row in rows)
 
 

@@ -1,4 +1,9 @@
-"""The variants: luma, independent, fusion (the poster) and rgb, of one or three streams."""
+"""The variants: luma, independent, fusion (the poster) and rgb, of one or three streams.
+
+An image's way, as `Model.forward` goes it: `Model.planes` -> `Stream.encode` (bits and importance logit)
+-> `Stream.mask` at a dial, `masked_bits` (the code, which codec/ writes to a file) -> `Stream.decoder` ->
+`Model.join`.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +19,7 @@ from mcml.metrics.color import RGB_TO_YCBCR, YCBCR_TO_RGB
 from mcml.model.networks import Decoder, Encoder, FusionDecoder, ImportanceHead
 from mcml.model.quantization import binarize, channel_groups, importance_levels, masked_bits, nested_mask
 from mcml.model.rate import BITS_PER_NAT, BitModel, LevelModel, bits_of
-from mcml.model.settings import STREAMS, VARIANTS, ModelConfig, StreamConfig
-
-__all__ = [
-    "STREAMS", "VARIANTS", "Model", "ModelConfig", "ModelOutput", "Stream", "StreamConfig", "StreamOutput",
-    "build", "pad_to_multiple",
-]  # fmt: skip
+from mcml.model.settings import ModelConfig, StreamConfig
 
 
 class StreamOutput(NamedTuple):
@@ -107,24 +107,18 @@ class Stream(nn.Module):
         heads = [self.encoder] if self.importance is None else [self.encoder, self.importance]
         return any(p.requires_grad for head in heads for p in head.parameters())
 
-    def encode(self, plane: Tensor, dial: Tensor, uniform: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return bits (B, n, h, w) and importance p (B, 1, h, w).
+    def encode(self, plane: Tensor) -> tuple[Tensor, Tensor]:
+        """Return bits (B, n, h, w) in {0, 1} and the importance map's logit (B, 1, h, w), 0 if uniform.
 
         Args:
             plane: (B, C, H, W) in [-0.5, 0.5], sides multiples of 8.
-            dial: (B,) bias on the importance logit.
-            uniform: (B,) true where the map is the dial's level everywhere.
         """
         features, e = self.encoder(plane)
-        logit = torch.zeros(len(plane), 1, *features.shape[-2:], device=plane.device)
-        if self.importance is not None:
-            logit = self.importance(features)
-            if uniform is not None:
-                logit = torch.where(uniform.view(-1, 1, 1, 1), 0.0, logit)
-        return binarize(e), torch.sigmoid(logit + dial.view(-1, 1, 1, 1))
+        logit = torch.zeros_like(e[:, :1]) if self.importance is None else self.importance(features)
+        return binarize(e), logit
 
     def mask(self, importance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return levels (B, h, w) and mask (B, n, h, w) of an importance map."""
+        """Return levels (B, h, w) and mask (B, n, h, w) of an importance map p (B, 1, h, w)."""
         levels = self.config.levels
         return importance_levels(importance, levels).squeeze(1), nested_mask(importance, self.groups, levels)
 
@@ -213,7 +207,10 @@ class Model(nn.Module):
         for key, plane in self.planes(padded).items():
             stream = self.streams[key]
             with torch.set_grad_enabled(torch.is_grad_enabled() and stream.encoder_learns()):
-                bits, importance = stream.encode(plane, dial, uniform)
+                bits, logit = stream.encode(plane)
+                if uniform is not None:
+                    logit = torch.where(uniform.view(-1, 1, 1, 1), 0.0, logit)
+                importance = torch.sigmoid(logit + dial.view(-1, 1, 1, 1))
                 level, mask = stream.mask(importance)
             code = masked_bits(bits, mask)
             luma = outputs["Y"].code if key in ("Cb", "Cr") else None

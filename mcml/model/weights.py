@@ -18,8 +18,9 @@ from torch import Tensor
 
 from mcml.base.errors import DataError, UsageError
 from mcml.base.files import replace_folder
-from mcml.model.model import Model, ModelConfig
+from mcml.model.model import Model
 from mcml.model.model_files import ENTROPY, entropy_tensors, model_folder, read_config
+from mcml.model.settings import ModelConfig
 
 MASK = ".mask"  # of a tensor that is mostly zero: a packed bit a value, the first one highest
 FILE_LIMIT_BYTES = 15 * 2**20  # with its header a file stays under 16 MiB

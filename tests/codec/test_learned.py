@@ -22,7 +22,7 @@ from mcml.codec import neural
 from mcml.codec.learned import LearnedCodec, codec_of
 from mcml.codec.tiles import unpack
 from mcml.model import weights
-from mcml.model.model import VARIANTS
+from mcml.model.settings import VARIANTS
 
 OPTIONS = [
     {},

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcml.model.cost import codec_cost, equal_cost_rgb, layout
+from mcml.model.cost import codec_cost, equal_cost_rgb, part_costs
 from mcml.model.model import build
 from mcml.model.settings import VARIANTS, ModelConfig, StreamConfig
 
@@ -19,7 +19,7 @@ def tiny(variant="fusion", **changes):
 
 def macs(config):
     """Return multiply-accumulates per position of the code, by stream and part."""
-    return {(row["stream"], row["part"]): 64 * row["macs_per_pixel"] for row in layout(config)}
+    return {(row["stream"], row["part"]): 64 * row["macs_per_pixel"] for row in part_costs(config)}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -27,7 +27,7 @@ def macs(config):
 def test_parameters_are_those_of_a_built_model(variant, changes):
     config = tiny(variant, **changes)
     model = build(config)
-    rows = layout(config)
+    rows = part_costs(config)
     for row in rows:
         part = getattr(model.streams[row["stream"]], row["part"])
         assert row["parameters"] == sum(p.numel() for p in part.parameters()), row
@@ -38,9 +38,9 @@ def test_parameters_are_those_of_a_built_model(variant, changes):
 
 
 def test_nothing_is_counted_for_a_map_that_does_not_exist():
-    parts = {row["part"] for row in layout(tiny(importance="uniform"))}
+    parts = {row["part"] for row in part_costs(tiny(importance="uniform"))}
     assert parts == {"encoder", "decoder", "bit_model", "level_model"}
-    assert "importance" in {row["part"] for row in layout(tiny())}
+    assert "importance" in {row["part"] for row in part_costs(tiny())}
 
 
 def test_macs_of_luma_by_hand():
@@ -80,7 +80,7 @@ def test_the_codecs_cost_leaves_the_context_models_out():
 
 def test_counting_draws_no_random_numbers():
     before = torch.get_rng_state()
-    layout(tiny(levels=4))
+    part_costs(tiny(levels=4))
     assert torch.equal(torch.get_rng_state(), before)
 
 

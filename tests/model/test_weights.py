@@ -9,7 +9,8 @@ from helpers import equal_tensors, tiny_recipe
 
 from mcml.base.errors import DataError, UsageError
 from mcml.model import model_files, weights
-from mcml.model.model import VARIANTS, build
+from mcml.model.model import build
+from mcml.model.settings import VARIANTS
 
 
 def tiny_model(variant="luma", seed=0, **settings):

@@ -9,8 +9,8 @@ from helpers import equal_tensors, tiny_recipe
 
 from mcml.base.errors import DataError, UsageError
 from mcml.data.patches import PatchStore
-from mcml.model.model import VARIANTS, Model
-from mcml.model.settings import load_recipe, training_profiles
+from mcml.model.model import Model
+from mcml.model.settings import VARIANTS, load_recipe, training_profiles
 from mcml.model.weights import FILE_LIMIT_BYTES, load_tensors, save_tensors
 from mcml.training import checkpoints
 from mcml.training.trainer import Trainer
