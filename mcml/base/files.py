@@ -27,11 +27,7 @@ def in_checkout() -> bool:
 
 
 def repo_root() -> Path:
-    """Return the checkout that holds ``mcml``, ``notebooks`` and ``data``.
-
-    Raises:
-        DataError: for an installed package, which has the first alone.
-    """
+    """Return the checkout that holds ``mcml``, ``notebooks`` and ``data``; `DataError` if this is none."""
     if not in_checkout():
         raise DataError("`mcml reproduce` needs the notebooks: clone the repository and run it there")
     return ABOVE
@@ -43,12 +39,9 @@ def is_seen(path: Path, suffixes: Collection[str]) -> bool:
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: beside it first, then an atomic rename.
+    """Write a file whole or not at all (beside it, then a rename); `DataError` if that cannot be done.
 
     Who may read it is as with ``open``: a new file follows the umask, an old one's mode stays.
-
-    Raises:
-        DataError: if the folder cannot be written (read-only, full, not a folder).
     """
     raw = content.encode("utf-8") if isinstance(content, str) else content
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
@@ -99,11 +92,7 @@ def _unwritable(path: Path, error: OSError) -> DataError:
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Put folder `new` in the place of `old`, which is removed if it is there; `old`'s mode stays.
-
-    Raises:
-        DataError: if the folders cannot be moved.
-    """
+    """Put folder `new` in the place of `old`, whose mode stays; `DataError` if they cannot be moved."""
     retired = old.with_name(f".{old.name}.retired")
     try:
         shutil.rmtree(retired, ignore_errors=True)
@@ -136,8 +125,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns_of(rows), lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        writer.writerow({key: plain(value) for key, value in row.items()})
+    writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
     return buffer.getvalue()
 
 

@@ -244,7 +244,7 @@ def _assignment(text: str) -> tuple[str, str]:
 @app.command()
 def data() -> None:
     """List the data sets: what they are, under which licence, and whether they are here."""
-    from mcml.data.sets import image_set, is_registered, registry
+    from mcml.data.sets import image_set, registry
     from mcml.lab.output import print_table
 
     rows = []
@@ -254,9 +254,7 @@ def data() -> None:
             try:
                 found = image_set(name)
                 count = len(found.paths)
-                state = (
-                    "here, hash as registered" if is_registered(found) else "here, differs from the registry"
-                )
+                state = "here, hash as registered" if found.entry else "here, differs from the registry"
             except DataError as error:
                 if "not found" not in str(error):
                     state = "damaged or incomplete"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +15,10 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from mcml.base.errors import DataError
 from mcml.base.files import atomic_write, is_seen, read_bytes, sha256
 
-EXTENSIONS = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("png", "jpg", "jpeg", "jpe", "jp2", "j2k", "webp", "avif", "jxl"),
-        *("tif", "tiff", "bmp", "ppm", "pgm", "pnm", "gif"),
-    )
-)
+EXTENSIONS = frozenset({
+    ".png", ".jpg", ".jpeg", ".jpe", ".jp2", ".j2k", ".webp", ".avif", ".jxl",
+    ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm", ".gif",
+})  # fmt: skip
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -117,14 +115,9 @@ def _apply_profile(image: Image.Image, profile: bytes, name: str) -> Image.Image
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if image.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
             image = image.convert("RGB")  # grey pixels under a colour profile: common, and well defined
-        to_srgb = ImageCms.buildTransform(
-            source,
-            ImageCms.createProfile("sRGB"),
-            image.mode,
-            "RGB",
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
+        srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+        black = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        to_srgb = ImageCms.buildTransform(source, srgb, image.mode, "RGB", intent, black)
         if image.mode == "RGB":
             axis = np.linspace(0, 255, 9).round().astype(np.uint8)
             cube = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(27, 27, 3)
@@ -138,16 +131,13 @@ def _apply_profile(image: Image.Image, profile: bytes, name: str) -> Image.Image
 
 def check_rgb8(image: np.ndarray, name: str = "image") -> np.ndarray:
     """Return `image` if it is a non-empty (H, W, 3) uint8 array, else raise `DataError`."""
-    if (
-        not isinstance(image, np.ndarray)
-        or image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] != 3
-        or image.size == 0
-    ):
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"{name}: expected (H, W, 3) uint8 sRGB, got {got}")
-    return image
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+            return image
+        got = f"{image.dtype} {image.shape}"
+    else:
+        got = type(image).__name__
+    raise DataError(f"{name}: expected (H, W, 3) uint8 sRGB, got {got}")
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
@@ -159,12 +149,10 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
 
 def check_stems(paths: Sequence[Path]) -> None:
     """Raise `DataError` if two files have one stem: tables tell images by it."""
-    stems = [path.stem for path in paths]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    counts = Counter(path.stem for path in paths)
+    twice = ", ".join(sorted(stem for stem, count in counts.items() if count > 1))
     if twice:
-        raise DataError(
-            f"two images are named {', '.join(twice)}: rename one, tables tell images by their stem"
-        )
+        raise DataError(f"two images are named {twice}: rename one, tables tell images by their stem")
 
 
 def data_digest(paths: Sequence[Path]) -> str:

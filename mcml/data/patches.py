@@ -62,18 +62,16 @@ class PatchStore:
             self._tables[size] = int(ends[-1]), ends.to(device), columns.to(device)
         return self._tables[size]
 
-    def sample(
-        self, batch: int, size: int, generator: torch.Generator, *, augment: bool = True
-    ) -> torch.Tensor:
+    def sample(self, batch: int, size: int, generator: torch.Generator) -> torch.Tensor:
         """Draw patches, each position of each photograph being equally likely.
 
-        Runs wholly on the store's device, without a loop and without waiting for it.
+        Each is mirrored, turned upside down and transposed at random, independently. Runs wholly on
+        the store's device, without a loop and without waiting for it.
 
         Args:
             batch: number of patches B.
             size: side S in pixels.
             generator: on the store's device; its state decides everything.
-            augment: mirror, turn upside down and transpose at random, independently.
 
         Returns:
             (B, 3, S, S) uint8.
@@ -91,14 +89,10 @@ class PatchStore:
 
         step = torch.arange(size, device=device)
         down, right = step[None, :, None], step[None, None, :]  # (1, S, 1), (1, 1, S)
-        if augment:
-            coins = torch.randint(2, (3, batch, 1, 1), generator=generator, device=device, dtype=torch.bool)
-            down = torch.where(coins[0], size - 1 - down, down)
-            right = torch.where(coins[1], size - 1 - right, right)
-            down, right = (
-                torch.where(coins[2], right, down),
-                torch.where(coins[2], down, right),
-            )
+        coins = torch.randint(2, (3, batch, 1, 1), generator=generator, device=device, dtype=torch.bool)
+        down = torch.where(coins[0], size - 1 - down, down)
+        right = torch.where(coins[1], size - 1 - right, right)
+        down, right = torch.where(coins[2], right, down), torch.where(coins[2], down, right)
         corner = self._starts[image] + top * width + left
         index = corner[:, None, None] + down * width[:, None, None] + right  # (B, S, S)
         return self.pixels[index].permute(0, 3, 1, 2).contiguous()

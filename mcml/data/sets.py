@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -29,8 +30,8 @@ class ImageSet:
     Attributes:
         name: registered name, or the folder's name.
         paths: files in a fixed order; an image's name in tables is its file's stem.
-        entry: the set's name in the registry; empty for a user's own folder, whatever its name.
-        title, licence, source: for people; "not stated" for a user's own folder.
+        entry: its name in the registry, if these are its files or the first of them; else empty.
+        title, licence: for people; "not stated" for a user's own folder.
     """
 
     name: str
@@ -38,7 +39,6 @@ class ImageSet:
     entry: str = ""
     title: str = "images of a folder"
     licence: str = "not stated"
-    source: str = "a folder of the user's"
 
     @property
     def digest(self) -> str:
@@ -88,58 +88,44 @@ def image_set(dataset: str, max_images: int = 0) -> ImageSet:
     """
     if max_images < 0:
         raise UsageError(f"max_images {max_images}: expected a whole number from 0")
-    if dataset not in registry():
-        folder = Path(dataset).expanduser()
-        if not dataset or not folder.is_dir():
-            if folder.is_file():
-                raise DataError(f"{dataset} is a file: give the folder that holds it")
-            if os.sep in dataset:
-                raise DataError(f"{dataset}: no such folder of images")
-            try:
-                choose("data set", dataset, registry())
-            except UsageError as error:
-                raise UsageError(f"{error}, or a folder of images") from None
-        found = ImageSet(name=folder.resolve().name, paths=tuple(list_images(folder)))
-    else:
-        entry = registry()[dataset]
-        paths = {"embedded": _embedded, "kodak": _kodak}.get(dataset, lambda: _under_mcml_data(dataset))()
-        about = {key: entry[key] for key in ("title", "licence", "source")}
-        found = ImageSet(name=dataset, entry=dataset, paths=tuple(paths), **about)
-    check_stems(found.paths)
-    if "digest" in registry().get(found.entry, {}) and not is_registered(found):
-        # a folder of that name with other pictures in it: the registry does not speak for them
-        found = ImageSet(name=found.name, paths=found.paths)
-    if not max_images:
-        return found
-    return ImageSet(**{**vars(found), "paths": found.paths[:max_images]})
+    images = _registered(dataset) if dataset in registry() else _folder(dataset)
+    check_stems(images.paths)
+    return replace(images, paths=images.paths[: max_images or None])
 
 
-def describe(found: ImageSet) -> list[dict[str, Any]]:
+def _folder(name: str) -> ImageSet:
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise DataError(f"{name} is a file: give the folder that holds it")
+    if not name or not folder.is_dir():
+        if os.sep in name:
+            raise DataError(f"{name}: no such folder of images")
+        try:
+            choose("data set", name, registry())
+        except UsageError as error:
+            raise UsageError(f"{error}, or a folder of images") from None
+    return ImageSet(name=folder.resolve().name, paths=tuple(list_images(folder)))
+
+
+def _registered(name: str) -> ImageSet:
+    entry = registry()[name]
+    paths = tuple({"embedded": _embedded, "kodak": _kodak}.get(name, lambda: _under_mcml_data(name))())
+    if "files" not in entry and data_digest(paths) != entry["digest"]:
+        return ImageSet(name=name, paths=paths)  # other pictures: the registry does not speak for them
+    return ImageSet(name=name, paths=paths, entry=name, title=entry["title"], licence=entry["licence"])
+
+
+def describe(images: ImageSet) -> list[dict[str, Any]]:
     """Return a row an image: name, size, megapixels, kind of file, licence, start of its SHA-256."""
-    entries = {Path(file["path"]).name: file for file in registry().get(found.entry, {}).get("files", ())}
+    files = registry().get(images.entry, {}).get("files", ())
+    licences = {Path(file["path"]).name: file["licence"] for file in files if "licence" in file}
     rows = []
-    for path in found.paths:
+    for path in images.paths:
         height, width = read_image(path).shape[:2]
-        rows.append(
-            {
-                "image": path.stem,
-                "width": width,
-                "height": height,
-                "megapixels": width * height / 1e6,
-                "file": path.suffix.lstrip(".").upper(),
-                "licence": entries.get(path.name, {}).get("licence", found.licence),
-                "sha256": sha256(path)[:12],
-            }
-        )
+        row = {"image": path.stem, "width": width, "height": height, "megapixels": width * height / 1e6}
+        row |= {"file": path.suffix.lstrip(".").upper(), "licence": licences.get(path.name, images.licence)}
+        rows.append(row | {"sha256": sha256(path)[:12]})
     return rows
-
-
-def is_registered(found: ImageSet) -> bool:
-    """Say whether a whole set has the digest that the registry holds for its name."""
-    entry = registry().get(found.entry, {})
-    if "files" in entry:
-        return len(found.paths) == len(entry["files"])  # each was verified when the set was found
-    return entry.get("digest") == found.digest
 
 
 def _verify(path: Path, expected: str) -> Path:
@@ -168,9 +154,8 @@ def _under_mcml_data(name: str) -> list[Path]:
         if (folder / name).is_dir():
             return list_images(folder / name)
     where = ", ".join(map(str, data_folders())) or "MCML_DATA is not set"
-    raise DataError(
-        f"data set '{name}' not found ({where}): set MCML_DATA to the folder that holds '{name}/'"
-    )
+    advice = f"set MCML_DATA to the folder that holds '{name}/'"
+    raise DataError(f"data set '{name}' not found ({where}): {advice}")
 
 
 def _kodak() -> list[Path]:
@@ -184,12 +169,8 @@ def _kodak() -> list[Path]:
     import requests
 
     cache = repo_root() / "data" / "cache" if in_checkout() else pooch.os_cache("mcml")
-    fetcher = pooch.create(
-        path=cache / "kodak",
-        base_url=registry()["kodak"]["source"],
-        registry={file["path"]: f"sha256:{file['sha256']}" for file in files},
-        retry_if_failed=2,
-    )
+    hashes = {file["path"]: f"sha256:{file['sha256']}" for file in files}
+    fetcher = pooch.create(cache / "kodak", registry()["kodak"]["source"], registry=hashes, retry_if_failed=2)
     pooch.get_logger().setLevel("WARNING")
     bar = sys.stderr.isatty()
     try:
@@ -224,29 +205,15 @@ def near_duplicates(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def check_disjoint(sets: Mapping[str, Sequence[Path]]) -> int:
-    """Check that no picture of one set is a near-duplicate of one in another.
-
-    Args:
-        sets: file lists by the name of their split.
-
-    Returns:
-        The number of pairs that were compared.
-
-    Raises:
-        DataError: naming the first pair that leaks.
-    """
+    """Count the pairs of files of different `sets`; `DataError` names the first that look alike."""
     hashes = {name: perceptual_hashes(paths) for name, paths in sets.items() if paths}
-    names, compared = list(hashes), 0
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            alike = near_duplicates(hashes[first], hashes[second])
-            compared += alike.size
-            if alike.any():
-                a, b = np.argwhere(alike)[0]
-                raise DataError(
-                    f"{first} and {second} share a picture: {sets[first][a].name} and {sets[second][b].name}"
-                    " look alike; remove one"
-                )
+    compared = 0
+    for first, second in itertools.combinations(hashes, 2):
+        alike = near_duplicates(hashes[first], hashes[second])
+        compared += alike.size
+        for a, b in np.argwhere(alike)[:1]:
+            names = f"{sets[first][a].name} and {sets[second][b].name}"
+            raise DataError(f"{first} and {second} share a picture: {names} look alike; remove one")
     return compared
 
 
@@ -278,17 +245,9 @@ def split_images(
     groups = [[paths[i] for i in np.flatnonzero(group == label)] for label in np.unique(group)]
     groups.sort(key=lambda members: min(sha256(f"{seed} {sha256(p)}".encode()) for p in members))
     least = 1 if len(groups) >= 3 else 0
-    n_valid = max(round(valid * len(groups)), least) if valid else 0
-    n_test = max(round(test * len(groups)), least) if test else 0
+    n_valid, n_test = (max(round(share * len(groups)), least) if share else 0 for share in (valid, test))
     if n_valid + n_test >= len(groups):
-        raise UsageError(
-            f"shares valid={valid}, test={test} of {len(groups)} different pictures leave none for training"
-        )
-    parts = {
-        "valid": groups[:n_valid],
-        "test": groups[n_valid : n_valid + n_test],
-        "train": groups[n_valid + n_test :],
-    }
-    return {
-        name: sorted(p for members in parts[name] for p in members) for name in ("train", "valid", "test")
-    }
+        shares = f"valid={valid}, test={test} of {len(groups)} different pictures"
+        raise UsageError(f"shares {shares} leave none for training")
+    bounds = {"train": (n_valid + n_test, None), "valid": (0, n_valid), "test": (n_valid, n_valid + n_test)}
+    return {name: sorted(itertools.chain(*groups[slice(*ends)])) for name, ends in bounds.items()}

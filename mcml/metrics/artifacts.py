@@ -64,7 +64,8 @@ def blocking_effect(luma: np.ndarray, block: int = BLOCK) -> float:
     """Blocking effect factor of Yim & Bovik (IEEE TIP 2011), in squared grey levels.
 
     Mean squared step across block boundaries less the mean elsewhere, times
-    log2(block) / log2(min(H, W)); 0 where boundaries step no more than the rest.
+    log2(block) / log2(min(H, W)); 0 where boundaries step no more than the rest. PSNR-B is the
+    PSNR of luma's mean squared error plus this figure of the decode.
     """
     at_edge, elsewhere, n_edge, n_elsewhere = 0.0, 0.0, 0, 0
     for step in (np.diff(luma, axis=1) ** 2, np.diff(luma, axis=0).T ** 2):
@@ -77,15 +78,6 @@ def blocking_effect(luma: np.ndarray, block: int = BLOCK) -> float:
     excess = at_edge / n_edge - elsewhere / n_elsewhere
     eta = math.log2(block) / math.log2(max(min(luma.shape), 2))
     return eta * excess if excess > 0 else 0.0
-
-
-def psnr_b(luma_a: np.ndarray, luma_b: np.ndarray) -> float:
-    """PSNR-B of luma in dB (Yim & Bovik 2011): the decode's blocking is added to the MSE.
-
-    inf for an exact decode with no blocking of its own.
-    """
-    mse = float(np.mean((luma_a - luma_b) ** 2)) + blocking_effect(luma_b)
-    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
 
 
 def edge_artifacts(luma_a: np.ndarray, luma_b: np.ndarray) -> EdgeArtifacts:

@@ -2,7 +2,7 @@
 
 Definitions: README, "Metrics". Windowed metrics use every window that fits and no padding;
 where none fits, they are NaN. Artefact figures (colour bias, blocking, blur, ringing)
-stand in `mcml.artifacts`.
+stand in `mcml.metrics.artifacts`.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def compare(reference: np.ndarray, decoded: np.ndarray) -> Metrics:
     lab_a, lab_b = rgb_to_lab(reference), rgb_to_lab(decoded)
     delta_e76 = np.sqrt(np.sum((lab_a - lab_b) ** 2, axis=-1))
     mse = float(np.mean((reference.astype(np.float64) - decoded) ** 2))
+    luma_mse = float(np.mean((luma_a - luma_b) ** 2))
     scales = [ssim_scales(reference[..., c], decoded[..., c]) for c in range(3)]
     luma_ms_ssim = combine_scales(ssim_scales(luma_a, luma_b))
     visible = float(np.mean(delta_e76 <= JND_DELTA_E76))
@@ -86,14 +87,14 @@ def compare(reference: np.ndarray, decoded: np.ndarray) -> Metrics:
     return Metrics(
         mse=mse,
         psnr=psnr_from_mse(mse),
-        y_psnr=psnr_from_mse(float(np.mean((luma_a - luma_b) ** 2))),
+        y_psnr=psnr_from_mse(luma_mse),
         ssim=float(np.mean([s[0][0] if s else math.nan for s in scales])),
         ms_ssim=float(np.mean([combine_scales(s) for s in scales])),
         cmssim=visible**0.7 * luma_ms_ssim,
         delta_e76=float(delta_e76.mean()),
         ciede2000=float(ciede2000_map(lab_a, lab_b).mean()),
         rgb_angle=float(rgb_angle_map(reference, decoded).mean()),
-        psnr_b=artifacts.psnr_b(luma_a, luma_b),
+        psnr_b=psnr_from_mse(luma_mse + artifacts.blocking_effect(luma_b)),
         bias_l=bias.l,
         bias_a=bias.a,
         bias_b=bias.b,

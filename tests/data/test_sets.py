@@ -79,7 +79,7 @@ def test_embedded_photographs_are_those_of_the_registry():
     assert [path.stem for path in found.paths] == EMBEDDED
     assert [sha(path) for path in found.paths] == [f["sha256"] for f in data.registry()["embedded"]["files"]]
     assert (found.name, found.title) == ("embedded", data.registry()["embedded"]["title"])
-    assert data.is_registered(found)
+    assert found.entry == "embedded"
 
 
 def test_altered_embedded_photograph_is_refused_by_name(mcml, tmp_path):
@@ -188,7 +188,7 @@ def test_folder_is_a_set_in_the_order_of_its_names(tmp_path):
     found = data.image_set(str(tmp_path / "mine"))
     assert found.paths == tuple(paths)
     assert (found.name, found.licence) == ("mine", "not stated")
-    assert not data.is_registered(found)
+    assert found.entry == ""
     np.testing.assert_array_equal(found.read("p02"), np.array(picture(2)))
     with pytest.raises(UsageError, match="unknown image 'p03'"):
         found.read("p03")
@@ -199,10 +199,6 @@ def test_max_images_keeps_the_first_ones_and_what_is_known_of_the_set():
     assert [path.stem for path in found.paths] == EMBEDDED[:2]
     assert found.licence == data.image_set("embedded").licence
     assert data.image_set("embedded", 99) == data.image_set("embedded", 0)
-
-
-def test_part_of_a_registered_set_is_not_the_registered_set():
-    assert not data.is_registered(data.image_set("embedded", 2))
 
 
 def test_unknown_name_hints_at_the_nearest():
@@ -228,7 +224,7 @@ def test_own_folder_with_a_registered_name_is_not_taken_for_the_registered_set(t
     (tmp_path / "embedded").mkdir()
     picture(0).save(tmp_path / "embedded" / "astronaut.png")
     found = data.image_set(str(tmp_path / "embedded"))
-    assert not data.is_registered(found)
+    assert found.entry == ""
     assert [row["licence"] for row in data.describe(found)] == ["not stated"]
 
 
@@ -241,15 +237,15 @@ def test_first_folder_of_mcml_data_that_holds_the_set_is_taken(tmp_path, monkeyp
     found = data.image_set("train")
     assert found.paths == tuple(early)
     assert found.licence == "not stated" and found.entry == ""  # the registry does not know these
-    assert not data.is_registered(found)
 
 
 def test_registered_folder_is_recognised_by_its_digest(tmp_path, monkeypatch):
     pictures(tmp_path / "train", 2)
     monkeypatch.setenv("MCML_DATA", str(tmp_path))
     monkeypatch.setitem(data.registry()["train"], "digest", data.image_set("train").digest)
-    assert data.is_registered(data.image_set("train"))
-    assert not data.is_registered(data.image_set("train", 1))
+    assert data.image_set("train").entry == data.image_set("train", 1).entry == "train"
+    pictures(tmp_path / "train", 3)
+    assert data.image_set("train").entry == ""
 
 
 def test_set_that_is_nowhere_says_where_it_was_sought(tmp_path, monkeypatch):
