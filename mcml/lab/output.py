@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +32,13 @@ from mcml.base.files import (
     to_csv,
 )
 
+PACKAGES = ("numpy", "scipy", "pandas", "pillow", "pillow-jxl-plugin", "scikit-image", "torch", "matplotlib")
+DIGITS = {  # decimals in rounded tables; CSV keeps everything
+    "mse": 2, "psnr": 2, "y_psnr": 2, "psnr_b": 2, "ringing": 1, "ms_ssim_scales": 0,
+    "quality": 1, "images": 0, "identical": 0,
+}  # fmt: skip
+OLD_S = 7 * 86400  # age at which the files of a run that never finished are taken for left behind
+
 
 def results_root() -> Path:
     """Return ``MCML_RESULTS`` or ``results`` of the checkout; of the current folder, if installed."""
@@ -37,7 +46,7 @@ def results_root() -> Path:
     return Path(os.environ.get("MCML_RESULTS") or home / "results").expanduser().resolve()
 
 
-PACKAGES = ("numpy", "scipy", "pandas", "pillow", "pillow-jxl-plugin", "scikit-image", "torch", "matplotlib")
+# ---------------------------------------------------------------------------------- tables
 
 
 def as_rows(table: Any) -> list[dict[str, Any]]:
@@ -47,72 +56,53 @@ def as_rows(table: Any) -> list[dict[str, Any]]:
     return [dict(row) for row in table]
 
 
-DIGITS = {  # decimals in rounded tables; CSV keeps everything
-    "mse": 2, "psnr": 2, "y_psnr": 2, "psnr_b": 2, "ringing": 1, "ms_ssim_scales": 0,
-    "quality": 1, "images": 0, "identical": 0,
-}  # fmt: skip
-
-
 def format_value(column: str, value: Any) -> str:
     """Round one value for a table that people read."""
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, int):
+    if not isinstance(value, float):
         return str(value)
     if not math.isfinite(value):
         return {math.inf: "inf", -math.inf: "-inf"}.get(value, "n/a")
     return f"{value:.{DIGITS.get(column, 3)}f}"
 
 
+def _lines(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the columns' names and then the rows, rounded, each text on one line."""
+    columns = columns_of(rows)
+    lines = [columns, *([format_value(c, row.get(c)) for c in columns] for row in rows)]
+    return [[" ".join(text.split()) for text in line] for line in lines]
+
+
 def to_markdown(rows: Sequence[Row]) -> str:
     """Return rows as a rounded Markdown table."""
-    columns = columns_of(rows)
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[format_value(c, row.get(c)) for c in columns] for row in rows]
-    cells = [[" ".join(text.split()).replace("|", r"\|") for text in line] for line in lines]
-    return "".join("| " + " | ".join(line) + " |\n" for line in cells)
+    header, *body = _lines(rows)
+    lines = [[text.replace("|", r"\|") for text in line] for line in (header, ["---"] * len(header), *body)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def to_latex(rows: Sequence[Row], caption: str = "") -> str:
     """Return rows as a rounded LaTeX table (booktabs)."""
-    special = {c: f"\\{c}" for c in "_%&#${}"} | {
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
-    }
+    from pandas import DataFrame
 
-    def escape(text: str) -> str:
-        return " ".join("".join(special.get(c, c) for c in text).split())
-
-    columns = columns_of(rows)
-    numeric = [all(isinstance(plain(r.get(c)), (int, float)) for r in rows) for c in columns]
-    body = [" & ".join(escape(format_value(c, row.get(c))) for c in columns) + r" \\" for row in rows]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{escape(caption)}}}",
-            rf"\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}",
-            r"\toprule",
-            " & ".join(escape(c) for c in columns) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
+    header, *body = _lines(rows)
+    numeric = [all(isinstance(plain(row.get(c)), (int, float)) for row in rows) for c in columns_of(rows)]
+    title = DataFrame([caption]).style.hide().hide(axis="columns").format(escape="latex").to_string()
+    table = DataFrame(body, columns=header).style.hide().format(escape="latex")
+    return table.format_index(escape="latex", axis="columns").to_latex(
+        hrules=True, caption=" ".join(title.split()), column_format="".join("lr"[n] for n in numeric)
     )
 
 
 def print_table(rows: Sequence[Row]) -> None:
     """Print rows as a rounded table, the first column to the left and the others to the right."""
-    columns = columns_of(rows)
-    cells = [columns, *([format_value(c, row.get(c)) for c in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    for line in cells:
-        texts = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
-        print("  ".join([line[0].ljust(widths[0]), *texts[1:]]).rstrip())
+    lines = _lines(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        texts = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *texts]).rstrip())
+
+
+# ------------------------------------------------------------------------------ provenance
 
 
 def _git(*arguments: str) -> str:
@@ -125,25 +115,26 @@ def _git(*arguments: str) -> str:
         return ""
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
 def provenance() -> dict[str, Any]:
     """Describe the code and the machine: commit, dirty flag, versions, threads, load."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "absent"
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
     return {
         "command": os.environ.get("MCML_COMMAND") or command_line(),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--", "mcml", "notebooks", "data", "requirements.lock")),
-        "versions": versions,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads() if torch else _omp_threads(),
+        "threads": torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS") or "default",
         "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else [],
     }
 
@@ -154,11 +145,6 @@ def command_line() -> str:
     if program.startswith("ipykernel"):
         return "a Jupyter kernel"
     return shlex.join(["mcml" if program == "__main__.py" else program, *sys.argv[1:]])
-
-
-def _omp_threads() -> int | str:
-    text = os.environ.get("OMP_NUM_THREADS") or "default"
-    return int(text) if text.isdigit() else text
 
 
 def banner(profile: str) -> str:
@@ -173,8 +159,8 @@ class Output:
 
     Files go to ``results/<profile>/<notebook>/``. Every table becomes ``.csv`` (full
     precision), ``.md`` and ``.tex`` (rounded); every figure a ``.png`` with the ``.csv`` it
-    was drawn from. Until `finish` all of it lies in a hidden folder beside, so that results
-    are there whole or not at all.
+    was drawn from. Until `finish` all of it lies in a hidden folder beside, one for each
+    `Output`, so that results are there whole or not at all.
     """
 
     def __init__(
@@ -187,19 +173,15 @@ class Output:
         seed: int | None = None,
     ) -> None:
         self.folder = results_root() / profile / notebook
-        self._record: dict[str, Any] = {
-            "notebook": notebook,
-            "profile": profile,
-            "parameters": dict(parameters),
-            "seed": seed,
-            "data_hash": data_hash,
-            "tables": [],
-            "figures": [],
-        }
+        about = {"notebook": notebook, "profile": profile, "parameters": dict(parameters), "seed": seed}
+        self._record: dict[str, Any] = {**about, "data_hash": data_hash, "tables": [], "figures": []}
         self._files: dict[str, str] = {}
         self._began = time.perf_counter()
-        self._scratch = self.folder.with_name(f".{notebook}.partial")
-        shutil.rmtree(self._scratch, ignore_errors=True)  # left by a run that was cut off
+        for left in self.folder.parent.glob(f".{notebook}.*.partial"):  # by runs that were killed
+            if time.time() - left.stat().st_mtime > OLD_S:
+                shutil.rmtree(left, ignore_errors=True)
+        self._scratch = self.folder.with_name(f".{notebook}.{uuid.uuid4().hex[:8]}.partial")
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
     def _write(self, name: str, content: bytes | str) -> None:
         if name in self._files:
@@ -226,16 +208,11 @@ class Output:
 
     def finish(self) -> Path:
         """Write ``run.json``, put the whole folder in place of an earlier one, and return it."""
-        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = (
-            self._record
-            | provenance()
-            | {
-                "finished": when,
-                "seconds": round(time.perf_counter() - self._began, 1),
-                "files": dict(sorted(self._files.items())),
-            }
-        )
-        self._write("run.json", json.dumps(record, indent=2) + "\n")
+        ended = {
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self._began, 1),
+            "files": dict(sorted(self._files.items())),
+        }
+        self._write("run.json", json.dumps({**self._record, **provenance(), **ended}, indent=2) + "\n")
         replace_folder(self._scratch, self.folder)
         return self.folder
