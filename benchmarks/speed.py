@@ -72,7 +72,8 @@ def training(recipe: Recipe, steps: int) -> dict[str, float]:
 
         def run() -> None:
             for _ in range(every):
-                trainer._train_step()
+                trainer.train_step()
+                trainer.step += 1
 
         seconds = clock(run, trainer.device, max(5, steps // every)) / every
         dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32

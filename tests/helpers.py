@@ -51,8 +51,9 @@ def tiny_codec(folder, variant="fusion", steps=2, seed=0, **settings):
                 stream.importance.last.weight, std=2, generator=torch.Generator().manual_seed(seed)
             )
     hidden = {"Y": 8, "RGB": 8, "Cb": 4, "Cr": 4}
-    trainer = EntropyTrainer(model, FrozenBits(model, [image]), hidden=hidden, seed=seed)
-    trainer.fit(model.config.streams, steps=steps, batch=2, side=8)
+    budget = {"steps": steps, "joint": True, "batch": 2, "side": 8}
+    trainer = EntropyTrainer(model, FrozenBits(model, [image]), hidden=hidden, seed=seed, **budget)
+    trainer.fit()
     weights.save_model(model, folder, {}, entropy=trainer.export(4))
     return LearnedCodec(folder)
 
@@ -69,3 +70,17 @@ def equal_tensors(first, second):
     return first.keys() == second.keys() and all(
         first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
     )
+
+
+def rows_of(folder):
+    """Return the log without what the clock decides, as text so that NaN equals NaN."""
+    from mcml.training.run import read_log
+
+    clock = ("seconds", "images_per_s")
+    return [repr({k: v for k, v in row.items() if k not in clock}) for row in read_log(folder)]
+
+
+def flat_optimizer(trainer):
+    """Return Adam's state by number and name."""
+    state = trainer.optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}

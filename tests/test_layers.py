@@ -16,8 +16,8 @@ ONLY_IN = {  # rooms, or files of them
     "torch": ("data/patches", "model", "codec", "training", "lab", "cli/train"),
     "safetensors": ("model",),
     "constriction": ("codec/range_coding",),
-    "lightning_fabric": ("training/processes",),
-    "lightning": ("training/processes",),
+    "lightning_fabric": ("training/run",),
+    "lightning": ("training/run",),
     "typer": ("cli",),
 }
 BARE = {"torch", "numpy", "PIL", "safetensors", "lightning", "lightning_fabric", "mcml"}

@@ -71,10 +71,11 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> int:
     import torch
 
+    from mcml.data.patches import PatchStore
     from mcml.model import weights
     from mcml.model.cost import equal_cost_rgb
     from mcml.model.settings import load_recipe
-    from mcml.training.trainer import Trainer, photographs_of
+    from mcml.training.trainer import Trainer
 
     settings = list(options.set)
     for name, value in (("steps", options.steps), ("minutes", options.minutes)):
@@ -99,7 +100,12 @@ def _train(options: argparse.Namespace) -> int:
     valid = photographs(options.valid)[0] if options.valid else []
     initial = weights.load(options.initial) if options.initial else None
     began = time.time()
-    trainer = Trainer(recipe, photographs_of(paths), options.run_dir, initial=initial, report=_Bar(recipe))
+    sources = {"--data": f"{Path(options.data).name}@{digest}"}
+    sources |= {"--from": f"{Path(options.initial).name}@{weights.digest(initial)}"} if initial else {}
+    trainer = Trainer(
+        recipe, lambda device: PatchStore.from_files(paths, device), options.run_dir,
+        initial=initial, sources=sources, report=_Bar(recipe),
+    )  # fmt: skip
     is_first = trainer.fabric.is_global_zero
     if trainer.step and is_first:
         print(f"resumed at step {trainer.step}", file=sys.stderr)
@@ -190,7 +196,7 @@ class _Bar:
         if not self.is_terminal and now - self.shown < 30 and row["spent"] < 1:
             return
         self.shown = now
-        bpp = sum(v for k, v in row.items() if k.startswith("estimated_bpp_"))
+        bpp = sum(v for k, v in row.items() if k.startswith("estimated_bpp_"))  # NaN: none was made
         quality = " ".join(f"{k[5:]} {v:.2f}" for k, v in row.items() if k.startswith("psnr_"))
         cells = (
             f"{row['step']}", f"{row['loss']:.3f}", f"{bpp:.3f}", quality, f"{row['images_per_s']:.1f}",

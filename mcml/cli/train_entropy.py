@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mcml.base.errors import McmlError, UsageError
-
-LUMA_SHARE = 0.6  # of the minutes; the rest is for colour, which needs luma's model as it then is
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, required=True, help="contexts and model/ go here; resumes")
     parser.add_argument("--like", default="", help="take over the coder of a model with the same encoders")
     parser.add_argument("--minutes", type=float, default=0.0, help="budget in minutes")
-    parser.add_argument("--steps", type=int, default=0, help="budget in steps, of luma and of colour")
+    parser.add_argument("--steps", type=int, default=0, help="budget in steps")
     parser.add_argument("--batch", type=int, default=8, help="crops a step")
     parser.add_argument("--side", type=int, default=24, help="positions of a crop's side, 8 pixels each")
     parser.add_argument("--lr", type=float, default=2e-3, help="Adam's learning rate")
@@ -70,26 +69,25 @@ def _train(options: argparse.Namespace) -> int:
 
     paths, digest = photographs(options.data)
     print(f"encoding {len(paths)} photographs", file=sys.stderr)
-    trainer = EntropyTrainer(model, FrozenBits(model, [read_image(path) for path in paths]))
-    resumed = trainer.load(options.run_dir)
-    keys = list(trainer.contexts)
-    parts = [keys[:1], keys[1:]] if len(keys) > 1 else [keys]
-    shares = (LUMA_SHARE, 1 - LUMA_SHARE) if len(parts) == 2 else (1.0,)
-    steps = {}
-    for part, share in zip(parts, shares, strict=True):
-        steps[",".join(part)] = trainer.fit(
-            part, seconds=60 * share * options.minutes, steps=options.steps, batch=options.batch,
-            side=options.side, lr=options.lr, bf16=options.bf16, report=_report,
-        )  # fmt: skip
-        trainer.save(options.run_dir)
-        if trainer.stopped:
-            print("interrupted: the context models are kept, the same command goes on", file=sys.stderr)
-            return 0
+    sources = {
+        "--model": f"{Path(options.model).name}@{weights.digest(model)}",
+        "--data": f"{Path(options.data).name}@{digest}",
+    }
+    trainer = EntropyTrainer(
+        model, FrozenBits(model, [read_image(path) for path in paths]), minutes=options.minutes,
+        steps=options.steps, batch=options.batch, side=options.side, lr=options.lr, bf16=options.bf16,
+        run_dir=options.run_dir, sources=sources, report=_report,
+    )  # fmt: skip
+    if trainer.step:
+        print(f"resumed at step {trainer.step}", file=sys.stderr)
+    if trainer.fit() == "interrupted":
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 0
     entropy = trainer.export()
     own = {
-        "command": command_line(), "minutes": options.minutes, "steps": steps, "photographs": len(paths),
-        "data_hash": digest,
-        "threads": options.threads, "resumed": resumed, "batch": options.batch, "side": options.side,
+        "command": command_line(), "minutes": options.minutes, "steps": trainer.step,
+        "seconds": round(trainer.elapsed_s, 1), "photographs": len(paths), "data_hash": digest,
+        "threads": options.threads, "batch": options.batch, "side": options.side,
     }  # fmt: skip
     weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
     print(f"finished: {target}", file=sys.stderr)
@@ -120,5 +118,6 @@ def _check_same(model: Any, other: Any) -> None:
 
 
 def _report(row: Mapping[str, Any]) -> None:
-    bits = "  ".join(f"{k[5:]} {v:.3f} bits a position" for k, v in row.items() if k.startswith("bits_"))
+    measured = {k[5:]: v for k, v in row.items() if k.startswith("bits_") and math.isfinite(v)}
+    bits = "  ".join(f"{key} {value:.3f} bits a position" for key, value in measured.items())
     print(f"{100 * min(row['spent'], 1):5.1f} %  step {row['step']}  {bits}", file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from mcml.metrics.distortion import psnr_from_mse
 from mcml.model.model import Model
 from mcml.model.settings import Recipe
 from mcml.model.weights import save_model
-from mcml.training.checkpoints import read_log
 from mcml.training.entropy import EntropyTrainer, FrozenBits
 from mcml.training.trainer import Trainer
 
@@ -98,7 +96,7 @@ def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
 def run(
     recipe: Recipe, images: Sequence[np.ndarray], *, initial: Model | None = None
 ) -> tuple[Model, list[dict[str, float]]]:
-    """Train in a scratch folder; the same loop as `mcml train`, without what it keeps.
+    """Train; the same loop as `mcml train`, without what it keeps.
 
     Args:
         recipe: what to train and how.
@@ -108,10 +106,9 @@ def run(
     Returns:
         The model of averaged weights, and the log's rows (a row every 10 steps).
     """
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(recipe, PatchStore(images), Path(folder), initial=initial)
-        trainer.fit(log_every=10)
-        return trainer.averaged.eval(), read_log(Path(folder))
+    trainer = Trainer(recipe, PatchStore(images), None, initial=initial)
+    trainer.fit(log_every=10)
+    return trainer.averaged.eval(), trainer.rows
 
 
 def run_all(
@@ -146,8 +143,9 @@ def entropy_coder(
     Returns:
         The coder's integers by "stream.name", as `weights.save_model` takes them.
     """
-    trainer = EntropyTrainer(model, FrozenBits(model, images), hidden=HIDDEN, seed=seed)
-    trainer.fit(list(model.streams), steps=steps, batch=4, side=16)
+    budget = {"steps": steps, "joint": True, "batch": 4, "side": 16}
+    trainer = EntropyTrainer(model, FrozenBits(model, images), hidden=HIDDEN, seed=seed, **budget)
+    trainer.fit()
     return trainer.export(level_tiles=8)
 
 

@@ -1,33 +1,37 @@
 """Train the entropy coder's context models on a codec's frozen bits.
 
-Luma's model comes first; colour's use its state as it then is, Cr's also Cb's.
+The codec is finished: its encoders' bits are taken from photographs once. What is learned is how
+likely each bit is a one, given the bits that a decoder has by then, and the loss is that ideal code
+length itself. Luma's model learns first; colour's use its state as it then is, Cr's also Cb's.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcml.base import STRIDE
 from mcml.base.errors import DataError
 from mcml.codec.context_model import ContextModel
+from mcml.codec.neural import analyse
 from mcml.codec.order import LEVEL_PASSES, ONE, SPREADS, level_context, level_passes
-from mcml.model.model import Model
+from mcml.model.model import Model, Stream
+from mcml.model.quantization import importance_levels, masked_bits
+from mcml.model.rate import BITS_PER_NAT
 from mcml.model.settings import DIAL_RANGE
-from mcml.model.validate import to_tensor
-from mcml.model.weights import load_into, load_tensors, save_tensors
-from mcml.training.processes import caught_signals
+from mcml.training.run import Run
 
 HIDDEN = {"Y": 96, "RGB": 96, "Cb": 48, "Cr": 48}
-BITS_PER_NAT = 1 / math.log(2)
-BF16_UNTIL = 0.75  # share of the budget; the rest in float32, as integers will round
+LUMA_SHARE = 0.6  # of the budget; the rest is for colour
+BF16_UNTIL = 0.75  # share of a part's budget; the rest in float32, as integers will round
+WARMUP_STEPS = 50
 
 
 class FrozenBits:
@@ -38,99 +42,119 @@ class FrozenBits:
         self.config = model.config
         self.tiles: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
         for image in images:
-            for y in range(0, image.shape[0] - STRIDE + 1, tile_px):
-                for x in range(0, image.shape[1] - STRIDE + 1, tile_px):
-                    tile = image[y : y + tile_px, x : x + tile_px]
-                    tile = tile[: tile.shape[0] // STRIDE * STRIDE, : tile.shape[1] // STRIDE * STRIDE]
-                    if tile.size:
-                        self.tiles.append(_encode(model, tile))
+            height, width = (side // STRIDE * STRIDE for side in image.shape[:2])
+            for y in range(0, height, tile_px):
+                for x in range(0, width, tile_px):
+                    tile = image[y : min(y + tile_px, height), x : min(x + tile_px, width)]
+                    self.tiles.append({
+                        key: (np.packbits(bits, axis=-1), logit.astype(np.float16))
+                        for key, (bits, logit) in analyse(model, tile).items()
+                    })  # fmt: skip
 
-    def sample(
-        self, count: int, side: int, generator: np.random.Generator
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    def sample(self, count: int, side: int, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
         """Return bits (count, side, side, n) in {0, 1} and logits (count, side, side) by stream."""
-        sizes = np.array([t[self.config.streams[0]][1].shape for t in self.tiles])
+        sizes = np.array([t[self.config.streams[0]][1].shape for t in self.tiles]).reshape(-1, 2)
         fit = np.flatnonzero((sizes >= side).all(axis=1))
         if not len(fit):
             raise DataError(f"no photograph has {side * STRIDE} x {side * STRIDE} pixels")
-        chance = sizes[fit].prod(axis=1) / sizes[fit].prod(axis=1).sum()
-        found: dict[str, list] = {key: [] for key in self.config.streams}
-        for i in generator.choice(fit, count, p=chance):
-            y, x = (int(generator.integers(s - side + 1)) for s in sizes[i])
+        areas = torch.from_numpy(sizes[fit].prod(axis=1)).double()
+        windows: dict[str, list] = {key: [] for key in self.config.streams}
+        for i in fit[torch.multinomial(areas, count, replacement=True, generator=generator).numpy()]:
+            y, x = (int(torch.randint(int(s) - side + 1, (), generator=generator)) for s in sizes[i])
             for key, (bits, logit) in self.tiles[i].items():
                 n = self.config.stream(key).code_channels
                 window = np.unpackbits(bits[y : y + side, x : x + side], axis=-1, count=n)
-                found[key].append((window, logit[y : y + side, x : x + side].astype(np.float32)))
+                windows[key].append((window, logit[y : y + side, x : x + side].astype(np.float32)))
         return {
             key: tuple(torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-            for key, pairs in found.items()
+            for key, pairs in windows.items()
         }
 
 
-@torch.no_grad()
-def _encode(model: Model, image: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    device = model.rate_slope.device
-    found = {}
-    for key, plane in model.planes(to_tensor(image).to(device)).items():
-        bits, p = model.streams[key].encode(plane, torch.zeros(1, device=device))
-        logit = torch.logit(p.double(), eps=1e-9)[0, 0].float()
-        packed = np.packbits(bits[0].permute(1, 2, 0).byte().cpu().numpy(), axis=-1)
-        found[key] = (packed, logit.cpu().numpy().astype(np.float16))
-    return found
-
-
-class EntropyTrainer:
-    """Context models of all streams of a model, and their training."""
+class EntropyTrainer(Run):
+    """Context models of all streams of a model: call `fit`, then `export` from `contexts`."""
 
     def __init__(
-        self, model: Model, bits: FrozenBits, *, hidden: dict[str, int] = HIDDEN, seed: int = 0
-    ) -> None:
+        self, model: Model, bits: FrozenBits, *, steps: int = 0, minutes: float = 0.0, joint: bool = False,
+        batch: int = 8, side: int = 24, lr: float = 2e-3, bf16: bool = False,
+        hidden: Mapping[str, int] = HIDDEN, seed: int = 0, run_dir: Path | None = None,
+        sources: Mapping[str, str] | None = None, report: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Prepare the context models, or resume what the folder holds.
+
+        Args:
+            model: any variant; it stays as it is.
+            bits: of its encoders.
+            steps, minutes: budget, 0 for none; luma takes `LUMA_SHARE` of it.
+            joint: train all streams at once, without stages.
+            batch: crops a step.
+            side: positions of a crop's side.
+            lr: Adam's, after a warm-up; a cosine takes it to a hundredth, in each part.
+            bf16: autocast in the first three quarters of a part.
+            hidden: size of the state by stream.
+            seed: of crops and dials.
+            run_dir: checkpoints and log.csv; None keeps nothing.
+            sources: "NAME@SHA256" of "--model" and "--data"; a run resumes only on the same.
+            report: gets each row of the log.
+
+        Raises:
+            UsageError: without a budget, or where `run_dir` holds another run.
+        """
+        settings = {"--steps": steps, "--minutes": minutes, "--batch": batch, "--side": side, "--lr": lr,
+                    "--bf16": bf16, "joint": joint, "hidden": dict(hidden), "seed": seed}  # fmt: skip
+        super().__init__(
+            run_dir, settings | dict(sources or {}),
+            steps=steps, minutes=minutes, precision="32", report=report,
+        )  # fmt: skip
         self.model, self.bits = model, bits
         self.device = model.rate_slope.device
-        self.stopped = False  # by a signal
-        self.draws = np.random.default_rng(seed)
-        self.contexts: dict[str, ContextModel] = {}
+        self.batch, self.side, self.lr, self.bf16 = batch, side, lr, bf16
+        self.draws = {"crops": torch.Generator().manual_seed(seed)}
+        self.learner = self.contexts = nn.ModuleDict()
         for key, stream in model.streams.items():
-            earlier = [hidden[k] for k in self.contexts]
-            context = ContextModel(stream.groups.cpu(), hidden[key], earlier).to(self.device)
+            context = ContextModel(stream.groups.cpu(), hidden[key], [hidden[k] for k in self.contexts])
             with torch.no_grad():  # what training of the codec has found at a position itself
-                context.before.copy_(stream.bit_model.causal.weight[:, :, 1, 1] * context.triangle)
+                context.before.copy_(stream.bit_model.causal.weight[:, :, 1, 1].cpu() * context.triangle)
                 context.bias.copy_(stream.bit_model.causal.bias)
                 warm_start(context, stream)
-            self.contexts[key] = context
+            self.contexts[key] = context.to(self.device)
+        self.averaged = copy.deepcopy(self.contexts).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.contexts.parameters(), betas=(0.9, 0.99))
+        keys = list(self.contexts)
+        self.parts = [keys] if joint or len(keys) == 1 else [keys[:1], keys[1:]]
+        self.columns = ["loss", "gradient_norm", *(f"bits_{key}" for key in keys)]
+        self.resume()
 
     def draw(
         self, count: int, side: int, whole: bool = True
     ) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Return bits, mask and code (B, h, w, n) and the level field (B, h, w) by stream.
 
-        Half of the samples are wholly open, a quarter is flat at some level, dithered, and a quarter
-        adaptive. Wholly open ones train every flat level of the first stream at once, since groups see
-        only earlier ones. Without them (`whole` false) three quarters are flat: colour meets luma as
-        far open as in a file of the same dial.
+        Half of the samples are wholly open, a quarter is uniform at some level, dithered, and a quarter
+        adaptive. Wholly open ones train every uniform level of the first stream at once, since groups
+        see only earlier ones. Without them (`whole` false) three quarters are uniform: colour meets
+        luma as far open as in a file of the same dial.
         """
-        found = {}
-        draws = self.draws
-        kind = torch.from_numpy(draws.choice([0, 0, 1, 2] if whole else [1, 1, 1, 2], count))
-        dial = torch.from_numpy(draws.uniform(*DIAL_RANGE, count)).float()[:, None, None]
-        dither = torch.from_numpy(draws.random((count, side, side))).float()
+        draws, batch, (low, high) = self.draws["crops"], {}, DIAL_RANGE
+        kinds = torch.tensor([0, 0, 1, 2] if whole else [1, 1, 1, 2])
+        kind = kinds[torch.randint(4, (count, 1, 1), generator=draws)]
+        dial = low + (high - low) * torch.rand(count, 1, 1, generator=draws)
+        dither = torch.rand(count, side, side, generator=draws)
         for key, (bits, logit) in self.bits.sample(count, side, draws).items():
             stream = self.model.streams[key]
-            top = stream.config.levels - 1
-            flat = (torch.sigmoid(dial) * stream.config.levels - 0.5 + dither).floor().clamp(0, top)
-            adaptive = (torch.sigmoid(logit + dial) * stream.config.levels).floor().clamp(0, top)
-            k = kind[:, None, None]
-            level = torch.where(k == 0, float(top), torch.where(k == 1, flat, adaptive))
-            mask = (stream.groups.cpu() <= level[..., None]).float()
-            field = torch.where(k == 2, 2 * level - top, 0.0) / 8
-            batch = (bits.float(), mask, (2 * bits.float() - 1) * mask, field)
-            found[key] = tuple(value.to(self.device) for value in batch)
-        return found
+            levels = stream.config.levels
+            uniform = torch.sigmoid(dial) + (dither - 0.5) / levels
+            p = torch.where(kind == 0, 1.0, torch.where(kind == 1, uniform, torch.sigmoid(logit + dial)))
+            level, mask = stream.mask(p.clamp(0, 1)[:, None].to(self.device))
+            bits, mask = bits.to(self.device).float(), mask.permute(0, 2, 3, 1)
+            field = torch.where(kind.to(self.device) == 2, 2 * level - (levels - 1), 0) / 8
+            batch[key] = (bits, mask, masked_bits(bits, mask), field)
+        return batch
 
-    def losses(self, batch: dict[str, Any], keys: Sequence[str]) -> dict[str, Tensor]:
+    def losses(self, batch: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Tensor]:
         """Return bits a position of streams; those before them give their states, untrained."""
         states: list[Tensor] = []
-        found = {}
+        spent: dict[str, Tensor] = {}
         for key, context in self.contexts.items():
             bits, mask, code, field = batch[key]
             with torch.set_grad_enabled(torch.is_grad_enabled() and key in keys):
@@ -139,66 +163,41 @@ class EntropyTrainer:
                 nats = torch.nn.functional.binary_cross_entropy_with_logits(
                     logits.float(), bits, reduction="none"
                 )
-                found[key] = (nats * mask).sum() / mask[..., 0].numel() * BITS_PER_NAT
+                spent[key] = (nats * mask).sum() / mask[..., 0].numel() * BITS_PER_NAT
             states.append(state.detach())
-            if all(k in found for k in keys):
+            if spent.keys() >= set(keys):
                 break
-        return found
+        return spent
 
-    def fit(
-        self, keys: Sequence[str], *, seconds: float = 0.0, steps: int = 0, batch: int = 8, side: int = 24,
-        lr: float = 2e-3, bf16: bool = False, report: Callable[[dict[str, Any]], None] | None = None,
-    ) -> int:  # fmt: skip
-        """Train streams' context models until the seconds or steps are spent; return the steps."""
+    def train_step(self) -> dict[str, Tensor]:
+        """Descend the code length of the part at work; return bits a position by stream."""
+        spent, keys, whole = self.progress(), self.parts[0], True
+        if len(self.parts) > 1:
+            whole, begin, end = (True, 0.0, LUMA_SHARE) if spent < LUMA_SHARE else (False, LUMA_SHARE, 1.0)
+            keys, spent = self.parts[not whole], (spent - begin) / (end - begin)
         params = [p for key in keys for p in self.contexts[key].parameters()]
-        whole = self.model.config.streams[0] in keys
-        optimizer = torch.optim.Adam(params, lr=lr, betas=(0.9, 0.99))
-        averaged = [p.detach().clone() for p in params]
-        began, step, spent = time.monotonic(), 0, 0.0
-        sums: dict[str, float] = {}
-        with caught_signals() as stop:
-            while spent < 1 and not stop:
-                rate = 0.505 + 0.495 * math.cos(math.pi * spent)
-                optimizer.param_groups[0]["lr"] = lr * rate * min(1.0, (step + 1) / 50)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16 and spent < BF16_UNTIL):
-                    found = self.losses(self.draw(batch, side, whole), keys)
-                optimizer.zero_grad(set_to_none=True)
-                sum(found.values()).backward()
-                torch.nn.utils.clip_grad_norm_(params, 5.0)
-                optimizer.step()
-                step += 1
-                decay = min(0.995, step / (step + 10))
-                torch._foreach_lerp_(averaged, [p.detach() for p in params], 1 - decay)
-                for key, value in found.items():
-                    sums[key] = sums.get(key, 0.0) + float(value.detach())
-                passed = time.monotonic() - began
-                spent = max(step / steps if steps else 0.0, passed / seconds if seconds else 0.0)
-                if report and (step % 50 == 0 or spent >= 1):
-                    count = step % 50 or 50
-                    report({"step": step, "seconds": round(passed, 1), "spent": spent}
-                           | {f"bits_{k}": v / count for k, v in sums.items()})  # fmt: skip
-                    sums = {}
-        self.stopped = bool(stop)
-        with torch.no_grad():
-            for p, value in zip(params, averaged, strict=True):
-                p.copy_(value)
-        return step
+        done = 1 + int(self.optimizer.state.get(params[0], {}).get("step", 0))  # steps of this part
+        if done == 1 and not whole:
+            self.finish()
+            self.best = math.inf  # another loss
+        rate = self.lr * min(1.0, done / WARMUP_STEPS) * (0.505 + 0.495 * math.cos(math.pi * spent))
+        self.optimizer.param_groups[0]["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and spent < BF16_UNTIL):
+            losses = self.losses(self.draw(self.batch, self.side, whole), keys)
+        total = sum(losses.values())
+        self.optimizer.zero_grad(set_to_none=True)  # weights without a gradient stay as they are
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(params, 5.0)
+        self.optimizer.step()
+        averaged = [p for key in keys for p in self.averaged[key].parameters()]
+        torch._foreach_lerp_(averaged, [p.detach() for p in params], 1 - min(0.995, done / (done + 10)))
+        return {"loss": total, "gradient_norm": norm} | {f"bits_{key}": v for key, v in losses.items()}
 
-    def save(self, folder: Path) -> None:
-        """Write the context models, to go on from."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"{k}.{n}": v for k, c in self.contexts.items() for n, v in c.state_dict().items()}
-        save_tensors(folder, "contexts", tensors)
+    def finish(self) -> None:
+        """Let the weights be their average: colour builds on it, and it is what is exported."""
+        self.contexts.load_state_dict(self.averaged.state_dict())
 
-    def load(self, folder: Path) -> bool:
-        """Take over what `save` wrote; return whether there was anything."""
-        if not (folder / "contexts-0.safetensors").exists():
-            return False
-        tensors = load_tensors(folder, "contexts")
-        for key, context in self.contexts.items():
-            own = {n.partition(".")[2]: v for n, v in tensors.items() if n.startswith(f"{key}.")}
-            load_into(context, own, str(folder))
-        return True
+    # -------------------------------------------------------------------------------- export
 
     def export(self, level_tiles: int = 64) -> dict[str, np.ndarray]:
         """Return all integer tensors, by "stream.name"."""
@@ -213,11 +212,11 @@ class EntropyTrainer:
         """Count levels by pass, spread and predicted level: (P, S, L, L) uint16 that sum to 65536."""
         levels = self.model.config.stream(key).levels
         counts = np.zeros((LEVEL_PASSES, len(SPREADS) + 1, levels, levels))
-        for i in self.draws.choice(len(self.bits.tiles), tiles):
-            logit = self.bits.tiles[i][key][1].astype(np.float32)
-            for dial in self.draws.uniform(*DIAL_RANGE, 4):
-                p = 1 / (1 + np.exp(-(logit + dial)))
-                level = np.clip(np.floor(p * levels), 0, levels - 1).astype(np.int64)
+        draws, (low, high) = self.draws["crops"], DIAL_RANGE
+        for i in torch.randint(len(self.bits.tiles), (tiles,), generator=draws):
+            logit = torch.from_numpy(self.bits.tiles[i][key][1]).float()
+            for dial in low + (high - low) * torch.rand(4, generator=draws):
+                level = importance_levels(torch.sigmoid(logit + dial), levels).numpy()
                 middle = int(np.median(level))
                 for number, rows, columns, near in level_passes(*level.shape):
                     if near:
@@ -243,7 +242,7 @@ def normalised(counts: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def warm_start(context: ContextModel, stream: Any) -> None:
+def warm_start(context: ContextModel, stream: Stream) -> None:
     """Let the state's units begin as sums of nearby coefficients, or of their magnitudes.
 
     Threshold codes alone tell which coefficient and threshold a bit asks for; the rows of other

@@ -2,7 +2,10 @@
 
     L = sum over images x of |Y - Y^|_1 + gamma |Cb - Cb^|_1 + gamma |Cr - Cr^|_1 + lambda sum_ij p_ij
 
-Nothing here waits for the device: values are checked where they are host numbers, tensors by shape.
+Distortion pulls towards more bits, the maps towards fewer; lambda says at which exchange rate. The rate
+in it is no bit count, which has no slope, but the maps p, whose levels open groups of about equal coded
+length: their sum is proportional to the bits. Nothing here waits for the device: tensors are checked by
+shape, host numbers by value.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from mcml.base.errors import UsageError, choose
 from mcml.model.settings import LossConfig
 
 CHANNELS = {"Y": 1, "Cb": 1, "Cr": 1, "RGB": 3}  # streams and their planes
-COLOR_STREAMS = ("Cb", "Cr")
 LUMA_STREAMS = ("Y", "RGB")  # RGB: the baseline's one stream carries luma
 PEAK = 255  # distortions are told in grey levels of 8 bits
 
@@ -48,8 +50,8 @@ def multi_loss(
     """Return the multi-loss of a batch: mean over b of (D_b + lmbda_b R_b).
 
     D_b = sum over streams of w * mean over pixels of |x - x_hat| (or its square), w = gamma for Cb
-    and Cr, else 1; RGB's three channels are averaged. R_b = sum over the streams that cost of mean over
-    positions of p.
+    and Cr, else 1; RGB's three channels are averaged. R_b = sum over the streams that cost of mean
+    over positions of p.
 
     The poster sums where this averages. With N pixels, a map of N / 64 positions (stride 8) and
     planes in 0..1, its |x - x_hat|_1 is N D_b / 255 and its sum of p is N R_b / 64, so
@@ -74,54 +76,44 @@ def multi_loss(
 
     Source: the poster.
     """
-    batch = _check_planes(x, x_hat)
-    for stream, p in importance.items():
-        _check_shape(f"importance['{choose('stream', stream, CHANNELS)}']", p, (batch, 1))
-    _check_lmbda(lmbda, batch)
-    distortions = {s: _distortion(x[s], x_hat[s], config.distortion) for s in x}
-    rates = {s: _wide(p).mean((1, 2, 3)) for s, p in importance.items()}
+    if x.keys() != x_hat.keys() or not x:
+        raise UsageError(f"x has streams {sorted(x)}, x_hat {sorted(x_hat)}: expected the same, at least one")
+    batch = len(next(iter(x.values())))
+    for key, plane in x.items():
+        _check(f"x['{key}']", plane, (batch, CHANNELS[choose("stream", key, CHANNELS)]))
+        _check(f"x_hat['{key}']", x_hat[key], tuple(plane.shape))
+    for key, p in importance.items():
+        _check(f"importance['{choose('stream', key, CHANNELS)}']", p, (batch, 1))
+    if isinstance(lmbda, Tensor) and tuple(lmbda.shape) not in {(), (batch,)}:
+        raise UsageError(f"lmbda of shape {tuple(lmbda.shape)}: expected ({batch},) or one number")
+    if not isinstance(lmbda, Tensor) and not 0 <= lmbda < math.inf:
+        raise UsageError(f"lmbda is {lmbda!r}: expected a tensor or a finite number from 0")
 
+    errors = {key: PEAK * (x[key].to(_wide(x[key])) - x_hat[key]) for key in x}
+    per_pixel = {key: e.abs() if config.distortion == "l1" else e.square() for key, e in errors.items()}
+    distortions = {key: d.mean((1, 2, 3)) for key, d in per_pixel.items()}  # (B,) each
+    rates = {key: p.mean((1, 2, 3), dtype=_wide(p)) for key, p in importance.items()}
     nothing = next(iter(distortions.values())).new_zeros(batch)
-    distortion = sum(
-        ((config.gamma if s in COLOR_STREAMS else 1) * d for s, d in distortions.items()), nothing
-    )
-    costing = [r for s, r in rates.items() if config.rate_streams == "all" or s in LUMA_STREAMS]
-    rate = sum(costing, nothing)
-    distortion, weighted_rate = distortion.mean(), (lmbda * rate).mean()
+    weighted = [d * (config.gamma if key in ("Cb", "Cr") else 1) for key, d in distortions.items()]
+    costing = [r for key, r in rates.items() if config.rate_streams == "all" or key in LUMA_STREAMS]
+    distortion, rate = sum(weighted, nothing).mean(), sum(costing, nothing)
+    weighted_rate = (lmbda * rate).mean()
     return LossTerms(
         total=distortion + weighted_rate,
         distortion=distortion,
         rate=rate.mean(),
         weighted_rate=weighted_rate,
-        distortion_per_stream={s: d.mean() for s, d in distortions.items()},
-        rate_per_stream={s: r.mean() for s, r in rates.items()},
+        distortion_per_stream={key: d.mean() for key, d in distortions.items()},
+        rate_per_stream={key: r.mean() for key, r in rates.items()},
     )
 
 
-def _wide(values: Tensor) -> Tensor:
+def _wide(values: Tensor) -> torch.dtype:
     """At least float32: a mean over many half-precision values loses what training is after."""
-    return values if values.dtype == torch.float64 else values.float()
+    return torch.promote_types(values.dtype, torch.float32)
 
 
-def _distortion(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
-    """Per-sample distortion: (B, C, H, W) in 0..1 to (B,) in grey levels or squared ones."""
-    error = PEAK * (_wide(x) - _wide(x_hat))
-    return (error.abs() if kind == "l1" else error.square()).mean((1, 2, 3))
-
-
-def _check_planes(x: Mapping[str, Tensor], x_hat: Mapping[str, Tensor]) -> int:
-    """Return the batch size of planes whose keys and shapes agree."""
-    if x.keys() != x_hat.keys() or not x:
-        raise UsageError(f"x has streams {sorted(x)}, x_hat {sorted(x_hat)}: expected the same, at least one")
-    batch = len(next(iter(x.values())))
-    for stream, plane in x.items():
-        channels = CHANNELS[choose("stream", stream, CHANNELS)]
-        _check_shape(f"x['{stream}']", plane, (batch, channels))
-        _check_shape(f"x_hat['{stream}']", x_hat[stream], tuple(plane.shape))
-    return batch
-
-
-def _check_shape(name: str, values: Tensor, start: tuple[int, ...]) -> None:
+def _check(name: str, values: Tensor, start: tuple[int, ...]) -> None:
     """Expect four dimensions that begin with `start`, something in them, and no integers."""
     shape = tuple(values.shape)
     if len(shape) != 4 or shape[: len(start)] != start or 0 in shape or not values.is_floating_point():
@@ -129,11 +121,3 @@ def _check_shape(name: str, values: Tensor, start: tuple[int, ...]) -> None:
         raise UsageError(
             f"{name} of shape {shape}, {values.dtype}: expected ({expected}), floating, not empty"
         )
-
-
-def _check_lmbda(lmbda: Tensor | float, batch: int) -> None:
-    if not isinstance(lmbda, Tensor):
-        if not isinstance(lmbda, (int, float)) or not 0 <= lmbda < math.inf:
-            raise UsageError(f"lmbda is {lmbda!r}: expected a tensor or a finite number from 0")
-    elif tuple(lmbda.shape) not in {(), (batch,)}:
-        raise UsageError(f"lmbda of shape {tuple(lmbda.shape)}: expected ({batch},) or one number")

@@ -1,26 +1,173 @@
 """A start that codes at about JPEG's level untrained: each bit is coefficient > threshold.
 
-The stem is an 8 x 8 DCT; bit k asks whether one of its coefficients exceeds one threshold,
-which is a convolution, a sigmoid and a comparison with 0.5: the poster's binarizer as it
-stands. Bits are chosen greedily by distortion saved per bit of entropy, the nested code's
-groups are cut at equal entropy, trunks start as the identity and the decoder is linear.
+The stem is an 8 x 8 DCT; bit k asks whether one of its coefficients exceeds one threshold, which is a
+convolution, a sigmoid and a comparison with 0.5: the poster's binarizer as it stands. `design` chooses
+bits greedily by distortion saved per bit of entropy; `start` sets the weights: the nested code's groups
+are cut at equal entropy, trunks begin as the identity, the decoder is linear and fitted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mcml.base import STRIDE
+from mcml.base.errors import UsageError
 from mcml.model.model import Model, Stream, StreamOutput
 from mcml.model.networks import Entry, FusionDecoder
 from mcml.model.quantization import masked_bits
-from mcml.training.threshold_design import ThresholdCode, dct_basis, design
 
+PRICE = 0.15  # bits a position and bit on top of its entropy: skewed bits are not free in practice
+CANDIDATES = 16  # thresholds tried in a cell
+SQUARES = 30_000  # that the choice looks at, and that the linear decoder is fitted on
 GAIN = 3.0  # slope of the sigmoid in standard deviations: saturated ends still pass some gradient
-FIT_SQUARES = 30_000  # squares that the linear decoder is fitted on
+CERTAIN = 4.0  # log-odds of a bit that earlier ones decide
+
+
+class ThresholdCode(NamedTuple):
+    """Bits in the order of the nested code, n of them.
+
+    Attributes:
+        coefficient: (n,) int64, which coefficient a bit asks about.
+        threshold: (n,) float, in the coefficient's unit.
+        entropy: (n,) bits a position, given the cell and the left and upper neighbours' bit.
+        odds: (n,) log-odds of a one where the bit is not yet decided.
+        saved: (n,) squared error a position that the bit saves.
+    """
+
+    coefficient: Tensor
+    threshold: Tensor
+    entropy: Tensor
+    odds: Tensor
+    saved: Tensor
+
+    def group_sizes(self, count: int) -> list[int]:
+        """Cut the bits into `count` groups of about equal entropy, each of at least one bit."""
+        total = self.entropy.cumsum(0)
+        wanted = torch.arange(1, count, dtype=total.dtype) / count * total[-1]
+        n, cuts = len(total), [0]
+        for i, cut in enumerate(torch.searchsorted(total, wanted).tolist(), 1):
+            cuts.append(min(max(cut + 1, cuts[-1] + 1), n - (count - i)))
+        return [b - a for a, b in zip(cuts, [*cuts[1:], n], strict=True)]
+
+    def order(self) -> tuple[Tensor, Tensor]:
+        """Return (n, n) twice: does bit k have bit j before it on a lower, on a higher threshold?"""
+        earlier = (self.coefficient[:, None] == self.coefficient[None, :]).float().tril(-1)
+        lower = earlier * (self.threshold[None, :] < self.threshold[:, None])
+        return lower, earlier - lower
+
+
+def dct_basis(channels: int = 1) -> Tensor:
+    """Return an orthonormal basis of 8 x 8 squares, (64 C, C, 8, 8), low frequencies first.
+
+    Type-II DCT in both directions; for three channels times (1, 1, 1), (1, 0, -1) and
+    (1, -2, 1), normalised, which come close to luma and two colour differences.
+    """
+    k, x = np.arange(STRIDE)[:, None], np.arange(STRIDE)[None, :]
+    line = np.cos(np.pi * (x + 0.5) * k / STRIDE) * np.where(k == 0, np.sqrt(1 / 8), np.sqrt(2 / 8))
+    square = np.einsum("ai,bj->abij", line, line).reshape(64, STRIDE, STRIDE)
+    square = square[np.argsort((k + x).reshape(-1), kind="stable")]
+    mixes = np.array([[1.0]] if channels == 1 else [[1.0, 1, 1], [1, 0, -1], [1, -2, 1]])
+    mixes /= np.linalg.norm(mixes, axis=1, keepdims=True)
+    basis = np.einsum("mc,kij->mkcij", mixes, square).reshape(-1, channels, STRIDE, STRIDE)
+    return torch.from_numpy(basis).float()
+
+
+class _Split(NamedTuple):
+    """The best threshold within a cell of one coefficient's values."""
+
+    score: float
+    members: np.ndarray  # indices of the samples in the cell
+    bit: tuple[int, float, float, float, float]  # a row of `ThresholdCode`
+
+
+def design(coefficients: Tensor, bits: int) -> ThresholdCode:
+    """Choose and order bits greedily by squared error saved per (entropy + PRICE) bit.
+
+    Each coefficient begins as one cell; the best split of all cells is the next bit, and its cell
+    becomes two.
+
+    Args:
+        coefficients: (B, C, h, w) of an orthonormal transform, on the stride-8 grid.
+        bits: n.
+
+    Raises:
+        UsageError: if the samples do not tell apart as many cells.
+    """
+    views = (coefficients[:, :, 1:, 1:], coefficients[:, :, 1:, :-1], coefficients[:, :, :-1, 1:])
+    flat = [view.transpose(0, 1).flatten(1) for view in views]  # here, left, above: (C, samples)
+    values = [v[:, :: max(1, v.shape[1] // SQUARES)].contiguous().cpu().numpy() for v in flat]
+    everyone = np.arange(values[0].shape[1])
+    splits = [_best_split(values, c, everyone) for c in range(len(values[0]))]
+    chosen: list[_Split] = []
+    while len(chosen) < bits:
+        best = max(range(len(splits)), key=lambda i: splits[i].score)
+        split = splits.pop(best)
+        if split.score <= 0:
+            raise UsageError(
+                f"{bits} bits need more varied photographs: these give a threshold code of {len(chosen)}"
+            )
+        chosen.append(split)
+        coefficient, threshold = split.bit[:2]
+        upper = values[0][coefficient, split.members] > threshold
+        splits += [_best_split(values, coefficient, split.members[side]) for side in (~upper, upper)]
+    return ThresholdCode(*map(torch.tensor, zip(*(split.bit for split in chosen), strict=True)))
+
+
+def _best_split(values: list[np.ndarray], coefficient: int, members: np.ndarray) -> _Split:
+    """Find the threshold that cuts a cell best; score 0 where nothing can be cut."""
+    x, left, above = (v[coefficient][members] for v in values)
+    inside, count, everyone = np.sort(x), len(members), values[0].shape[1]
+    t = np.zeros(0, np.float32)
+    if count >= 16 and inside[0] < inside[-1]:
+        spread = np.linspace(0, 1, CANDIDATES + 2)[1:-1]
+        *quantiles, low, high = np.quantile(inside, [*spread, 0.002, 0.998])
+        t = np.sort(np.concatenate([quantiles, low + spread * (high - low)]).astype(np.float32))
+    below = np.searchsorted(inside, t, side="right")
+    usable = (below >= 4) & (below <= count - 4)
+    if not usable.any():
+        return _Split(0.0, members, (coefficient, 0.0, 0.0, 0.0, 0.0))
+    t, below = t[usable], below[usable]
+    sums = np.concatenate([[0.0], np.cumsum(inside, dtype=np.float64)])
+    gap = (sums[-1] - sums[below]) / (count - below) - sums[below] / below  # between the halves' means
+    saved = gap**2 * below * (count - below) / count / everyone
+    entropy = np.zeros(len(t))
+    for total, ones in _counts(t, x, left, above):
+        share = np.clip(ones / np.maximum(total, 1), 1e-9, 1 - 1e-9)
+        entropy -= total * (share * np.log2(share) + (1 - share) * np.log2(1 - share)) / everyone
+    score = saved / (entropy + PRICE)
+    best = int(score.argmax())
+    odds = np.log((count - below[best]) / below[best])
+    row = (float(value) for value in (t[best], entropy[best], odds, saved[best]))
+    return _Split(float(score[best]), members, (coefficient, *row))
+
+
+def _counts(
+    t: np.ndarray, here: np.ndarray, left: np.ndarray, above: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Count samples, and those above each threshold, where neither neighbour, one or both are above it.
+
+    A sample is above a threshold if its rank among the sorted thresholds `t` is, and two are if the
+    smaller rank is: one histogram of ranks a combination, not a comparison a sample and threshold.
+    """
+    h, b, a = (np.searchsorted(t, x) for x in (here, left, above))
+
+    def over(*ranks: np.ndarray) -> np.ndarray:
+        rank = np.minimum.reduce(ranks)
+        return len(rank) - np.bincount(rank, minlength=len(t) + 1)[:-1].cumsum()
+
+    both, both_ones = over(b, a), over(h, b, a)
+    yield len(h) - over(b) - over(a) + both, over(h) - over(h, b) - over(h, a) + both_ones
+    yield over(a) - both, over(h, a) - both_ones
+    yield over(b) - both, over(h, b) - both_ones
+    yield both, both_ones
+
+
+# ----------------------------------------------------------------------------- the weights
 
 
 @torch.no_grad()
@@ -38,106 +185,75 @@ def start(
     """
     planes = model.planes(patches)
     keys = model.config.streams if keys is None else keys
-    left_over = {}
-    for key in keys:
-        stream = model.streams[key]
-        left_over[key] = _set_encoder(stream, planes[key])
-    luma_entry = model.streams["Y"].decoder.entry if "Y" in model.streams else None
+    left_over = {key: _set_encoder(model.streams[key], planes[key]) for key in keys}
     output = model(patches, 0.0, decode=(), estimate=False)
     # One p a position, the same for all streams: every level is as frequent as the next.
-    generator = torch.Generator().manual_seed(seed)
-    first = next(iter(output.streams.values())).importance
-    p = torch.rand(first.shape, generator=generator).to(first.device)
+    first = model.config.streams[0]
+    shape = output.streams[first].importance.shape
+    p = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(patches.device)
     seen = {}
     for key, of in output.streams.items():
         level, mask = model.streams[key].mask(p)
         seen[key] = of._replace(level=level, mask=mask, code=masked_bits(of.bits, mask))
+    luma = (model.streams["Y"].decoder.entry, seen["Y"].code) if "Y" in seen else None
     for key in keys:
-        stream, of = model.streams[key], seen[key]
-        luma = seen["Y"].code if "Y" in seen else None
-        _fit_decoder(stream, planes[key], of, luma, luma_entry, left_over[key])
-    reference = model.streams[model.config.streams[0]]
-    for key in keys:
-        model.streams[key].rate_weight.copy_(model.streams[key].full_bits / reference.full_bits)
-    if model.config.streams[0] in keys:
+        stream = model.streams[key]
+        _fit_decoder(stream, planes[key], seen[key], luma, left_over[key])
+        stream.rate_weight.copy_(stream.full_bits / model.streams[first].full_bits)
+    if first in keys:
         _measure_slope(model, patches, distortion)
 
 
 def _set_encoder(stream: Stream, plane: Tensor) -> Tensor:
     """Set all but the decoder's entry; return the squared error left at each level, (L,)."""
-    config, encoder = stream.config, stream.encoder
-    basis = dct_basis(plane.shape[1]).to(plane.device)
+    config, encoder, decoder, device = stream.config, stream.encoder, stream.decoder, plane.device
+    basis = dct_basis(plane.shape[1]).to(device)
     coefficients = torch.nn.functional.conv2d(plane, basis, stride=STRIDE)
     kept = coefficients.var(dim=(0, 2, 3)).argsort(descending=True)[: config.width]
-    basis, coefficients = basis[kept], coefficients[:, kept]
+    basis, coefficients, count = basis[kept], coefficients[:, kept], len(kept)
     sigma = coefficients.std(dim=(0, 2, 3)).clamp(min=1e-4)
-    count = len(kept)
     code = design(coefficients, config.code_channels)
+    code = ThresholdCode(*(value.to(device) for value in code))
 
     encoder.stem.weight[:count] = basis / sigma[:, None, None, None]
     encoder.stem.bias[:count] = 0
     encoder.trunk.zero_()
     encoder.code.weight.zero_()
-    rows = torch.arange(len(code.coefficient))
-    encoder.code.weight[rows, code.coefficient, 0, 0] = GAIN
-    encoder.code.bias.copy_(
-        -GAIN * code.threshold.to(plane.device) / sigma[code.coefficient.to(plane.device)]
-    )
+    encoder.code.weight[torch.arange(len(code.coefficient)), code.coefficient, 0, 0] = GAIN
+    encoder.code.bias.copy_(-GAIN * code.threshold / sigma[code.coefficient])
     stream.set_groups(code.group_sizes(config.levels - 1))
     stream.full_bits.fill_(float(code.entropy.sum()))
-
-    decoder = stream.decoder
     decoder.trunk.zero_()
     decoder.exit.weight[:, :count] = (basis * sigma[:, None, None, None]).flatten(1).T[:, :, None, None]
     decoder.exit.weight[:, count:] = 0
     decoder.exit.bias.zero_()
-    _set_bit_model(stream, code)
-    _set_cells(decoder.entry, code)
-    left = coefficients.var(dim=(0, 2, 3)).sum() - code.saved.to(plane.device).cumsum(0)
+    _set_decided(stream, code)
+    variance = coefficients.var(dim=(0, 2, 3)).sum()
     ends = torch.bincount(stream.groups, minlength=config.levels)[1:].cumsum(0)
-    return torch.stack([left[0] + code.saved[0].to(plane.device), *left[ends - 1]])
+    return torch.cat([variance[None], (variance - code.saved.cumsum(0))[ends - 1]])
 
 
-def _order(code: ThresholdCode) -> tuple[Tensor, Tensor]:
-    """Return (n, n): does bit k have bit j before it on a lower, on a higher threshold?"""
-    same = code.coefficient[:, None] == code.coefficient[None, :]
-    number = torch.arange(len(same))
-    earlier = same & (number[None, :] < number[:, None])
-    lower = earlier & (code.threshold[None, :] < code.threshold[:, None])
-    return lower.float(), (earlier.float() - lower.float())
+def _set_decided(stream: Stream, code: ThresholdCode) -> None:
+    """Tell context model and decoder which bits are decided by earlier ones.
 
-
-def _set_bit_model(stream: Stream, code: ThresholdCode, strength: float = 4.0) -> None:
-    """A bit over a lower threshold that was not passed is 0, under a higher that was is 1."""
-    lower, higher = _order(code)
-    model = stream.bit_model
+    A bit over a lower threshold that was not passed is 0, under a higher one that was is 1: odds for
+    the context model. The decoder's ReLU layer says "bit k is one / is zero, and is news", 1 or 0:
+    with c in {-1, 0, +1}, an earlier bit j decides bit k if c_j = -1 on a lower threshold or +1 on a
+    higher one, so relu(+-c_k - sum over lower (1 - c_j) / 2 - sum over higher (1 + c_j) / 2).
+    """
+    lower, higher = code.order()
+    model, entry = stream.bit_model, stream.decoder.entry
     for tensor in model.parameters():
         tensor.zero_()
-    model.causal.weight[:, :, 1, 1] = strength * (lower + higher).to(model.causal.weight.device)
-    model.causal.bias.copy_(code.odds + strength * (higher.sum(1) - lower.sum(1)))
-
-
-def _set_cells(entry: Entry, code: ThresholdCode) -> None:
-    """Let the ReLU layer say "bit k is one / is zero, and was not decided before": 1 or 0.
-
-    With c in {-1, 0, +1}, an earlier bit j decides bit k if c_j = -1 on a lower threshold
-    or +1 on a higher one: relu(+-c_k - sum over lower (1 - c_j)/2 - sum over higher (1 + c_j)/2).
-    """
-    lower, higher = _order(code)
-    n = len(lower)
-    decided = (lower - higher) / 2
-    weight = torch.cat([torch.eye(n) + decided, decided - torch.eye(n)])
-    entry.cells.weight.copy_(weight[:, :, None, None])
+    model.causal.weight[:, :, 1, 1] = CERTAIN * (lower + higher)
+    model.causal.bias.copy_(code.odds + CERTAIN * (higher.sum(1) - lower.sum(1)))
+    own, decided = torch.eye(len(lower), device=lower.device), (lower - higher) / 2
+    entry.cells.weight.copy_(torch.cat([own + decided, decided - own])[:, :, None, None])
     entry.cells.bias.copy_(-(lower + higher).sum(1).repeat(2) / 2)
 
 
 def _fit_decoder(
-    stream: Stream,
-    plane: Tensor,
-    output: StreamOutput,
-    luma: Tensor | None,
-    luma_entry: Entry | None,
-    left_over: Tensor,
+    stream: Stream, plane: Tensor, output: StreamOutput, luma: tuple[Entry, Tensor] | None, left_over: Tensor
 ) -> None:
     """Least squares from what the decoder sees at a position to the encoder's stem features.
 
@@ -150,41 +266,37 @@ def _fit_decoder(
     layers = [decoder.entry.mix]
     inputs = [torch.relu(decoder.entry.cells(output.code))]
     if isinstance(decoder, FusionDecoder):
-        decoder.luma.cells.load_state_dict(luma_entry.cells.state_dict())
+        decoder.luma.cells.load_state_dict(luma[0].cells.state_dict())
         layers.append(decoder.luma.mix)
-        inputs.append(torch.relu(decoder.luma.cells(luma)))
+        inputs.append(torch.relu(decoder.luma.cells(luma[1])))
     seen = torch.cat(inputs, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
-    step = max(1, len(seen) // FIT_SQUARES)
+    step = max(1, len(seen) // SQUARES)
     weight = left_over.clamp(min=1e-9).rsqrt()[output.level].flatten()[::step, None]
     seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)[::step] * weight
     seen, wanted = seen.double(), (wanted[::step] * weight).double()
     gram = seen.T @ seen
     ridge = 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
     solved = torch.linalg.solve(gram + ridge, seen.T @ wanted).T.float()  # (count, inputs + 1)
-    begin = 0
-    for layer, features in zip(layers, inputs, strict=True):
+    parts = solved[:, :-1].split([features.shape[1] for features in inputs], dim=1)
+    for layer, part in zip(layers, parts, strict=True):
         layer.weight[:count] = 0
-        layer.weight[:count, :, 1, 1] = solved[:, begin : begin + features.shape[1]]
+        layer.weight[:count, :, 1, 1] = part
         layer.bias[:count] = 0
-        begin += features.shape[1]
     decoder.entry.mix.bias[:count] = solved[:, -1]
 
 
 def _measure_slope(model: Model, patches: Tensor, distortion: str) -> None:
     """Set lambda(p) = scale exp(-decay p) to the slope of distortion over p at uniform levels.
 
-    At that lambda a flat map is stationary on average, so what training changes is where
+    At that lambda a uniform map is stationary on average, so what training changes is where
     bits go, and the dial keeps its meaning.
     """
     key = model.config.streams[0]
     shares = torch.linspace(0.08, 0.92, 6)
-    plane = model.planes(patches[:32])[key]
-    errors = []
+    plane, errors = model.planes(patches[:32])[key], []
     for share in shares:
-        x_hat = (
-            model(patches[:32], float(torch.logit(share)), decode=(key,), estimate=False).streams[key].x_hat
-        )
-        error = 255 * (x_hat - plane)
+        output = model(patches[:32], float(torch.logit(share)), decode=(key,), estimate=False)
+        error = 255 * (output.streams[key].x_hat - plane)
         errors.append(error.abs().mean() if distortion == "l1" else error.square().mean())
     a = torch.stack([torch.ones_like(shares), shares], dim=1).double()
     offset, slope = torch.linalg.lstsq(a, torch.stack(errors).log().double().cpu()[:, None]).solution[:, 0]

@@ -19,7 +19,7 @@ from mcml.cli import train as train_cli
 from mcml.data.sets import image_set
 from mcml.model import weights
 from mcml.model.settings import VARIANTS, Recipe
-from mcml.training import checkpoints
+from mcml.training import run as training_run
 
 
 def command(*arguments):
@@ -60,13 +60,14 @@ def test_train_writes_a_model_a_log_and_its_validation(photo_folder, tmp_path):
     assert sorted(p.name for p in run.iterdir()) == [
         "checkpoint-00000004", "log.csv", "model", "validation.csv",
     ]  # fmt: skip
-    log = checkpoints.read_log(run)
+    log = training_run.read_log(run)
     assert [row["step"] for row in log] == [1, 2, 3, 4]
     assert log[-1]["spent"] == 1
-    assert all(math.isfinite(value) for row in log for value in row.values())
+    assert all(math.isfinite(v) for row in log for k, v in row.items() if not k.startswith("estimated_bpp"))
+    assert math.isfinite(log[0]["estimated_bpp_Cr"])
 
     model = weights.load(run / "model")
-    averaged = weights.load_tensors(run / "checkpoint-00000004", "averaged")
+    averaged = training_run.read_checkpoint(run / "checkpoint-00000004")["averaged"]
     rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in averaged.items()}
     assert equal_tensors(model.state_dict(), rounded)
     config, record = weights.load_config(run / "model")
@@ -93,7 +94,7 @@ def test_train_writes_a_model_a_log_and_its_validation(photo_folder, tmp_path):
 
 def saved_step(run):
     """The step of the newest checkpoint, 0 for none."""
-    found = checkpoints.latest(run)
+    found = training_run.latest(run)
     return 0 if found is None else int(found.name.removeprefix("checkpoint-"))
 
 
@@ -124,7 +125,7 @@ def test_a_run_that_was_killed_and_then_terminated_goes_on_to_the_same_end(photo
     second = subprocess.Popen(
         command(*same), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
     )
-    log = checkpoints.log_file(run)
+    log = training_run.log_file(run)
     wait_for(second, lambda: int(rows_of(log)[-1]["step"] or 0) > killed_at + 5)
     second.terminate()
     said = second.communicate(timeout=60)[1]
@@ -138,9 +139,11 @@ def test_a_run_that_was_killed_and_then_terminated_goes_on_to_the_same_end(photo
     assert [int(row["step"]) for row in rows_of(log)] == list(range(1, steps + 1))
     whole = tmp_path / "whole"
     assert train_cli.main(arguments(photo_folder, whole, steps, **{"stage.encoder_from": 0.0})) == 0
-    for name in ("model", "averaged", "optimizer"):
-        found, expected = (weights.load_tensors(checkpoints.latest(f), name) for f in (run, whole))
-        assert equal_tensors(found, expected), name
+    ended, expected = (training_run.read_checkpoint(training_run.latest(folder)) for folder in (run, whole))
+    for name in ("learner", "averaged"):
+        assert equal_tensors(ended[name], expected[name]), name
+    moments = [state["optimizer"]["state"] for state in (ended, expected)]
+    assert all(equal_tensors(moments[0][index], moments[1][index]) for index in moments[1])
 
 
 def test_colour_is_trained_on_the_luma_of_another_run(photo_folder, tmp_path):
@@ -168,10 +171,8 @@ def test_budgets_of_the_command_line_replace_the_profile(photo_folder, tmp_path,
     """A checkpoint that has spent every budget ends the run at once; its record tells the settings."""
     base = ["train", "--data", str(photo_folder), "--run-dir", str(tmp_path / "run"), *tiny_arguments()]
     assert train_cli.main([*base, "--steps", "1"]) == 0
-    state = checkpoints.latest(tmp_path / "run") / "state.json"
-    content = json.loads(state.read_text())
-    content["recipe"]["train"] |= {"steps": 1, "minutes": 0.0}
-    state.write_text(json.dumps(content | {"step": 10**6, "elapsed_s": 1e6}))
+    state = training_run.read_checkpoint(training_run.latest(tmp_path / "run"))
+    training_run.write_checkpoint(tmp_path / "run", state | {"step": 10**6, "elapsed_s": 1e6})
     assert train_cli.main([*base, *options]) == 0
     train = weights.load_config(tmp_path / "run" / "model")[1]["recipe"]["train"]
     assert (train["steps"], train["minutes"]) == (steps, minutes)
@@ -232,10 +233,27 @@ def test_a_run_folder_of_another_configuration_or_in_a_file_s_place_is_refused(
     assert str(tmp_path / "file") in line and "cannot be written" in line
 
 
+def test_a_run_goes_on_only_on_the_photographs_and_the_model_that_it_was_begun_with(
+    capsys, photo_folder, tmp_path
+):
+    assert train_cli.main(arguments(photo_folder, tmp_path / "luma")) == 0
+    begun = ("--from", str(tmp_path / "luma" / "model"))
+    assert train_cli.main(arguments(photo_folder, tmp_path / "run", 3, *begun)) == 0
+    capsys.readouterr()
+    line = refused(capsys, 2, *arguments(photo_folder, tmp_path / "run"))
+    assert "--from was 'model@" in line and line.endswith("now None; give another --run-dir")
+    photos = photo_folder.rename(tmp_path / "moved")
+    assert train_cli.main(arguments(photos, tmp_path / "run", 3, *begun)) == 0
+    (photos / "two.png").unlink()
+    capsys.readouterr()
+    line = refused(capsys, 2, *arguments(photos, tmp_path / "run", 3, *begun))
+    assert "--data was 'moved@" in line and "now 'moved@" in line and "give another --run-dir" in line
+
+
 def test_a_run_that_diverges_ends_with_a_sentence(capsys, photo_folder, tmp_path):
     settings = {"train.lr": 1e9, "stage.encoder_from": 0.0}
     line = refused(capsys, 1, *arguments(photo_folder, tmp_path / "run", 30, **settings))
-    assert line.startswith("error: step ") and "train.lr" in line
+    assert line.startswith("error: step ") and "smaller learning rate (lr)" in line
     assert not (tmp_path / "run" / "model").exists()
 
 

@@ -16,8 +16,7 @@ from mcml.model.model import build
 from mcml.model.quantization import binarize
 from mcml.model.settings import ModelConfig, StreamConfig
 from mcml.model.validate import psnr, to_tensor, validate
-from mcml.training.threshold_design import _counts, dct_basis, design
-from mcml.training.threshold_start import start
+from mcml.training.threshold_start import _counts, dct_basis, design, start
 
 LUMA = StreamConfig(width=32, code_channels=96, levels=17, groups=1, blocks=1)
 COLOR = StreamConfig(width=16, code_channels=24, levels=7, groups=1, blocks=1)
@@ -395,9 +394,9 @@ def test_the_started_encoder_gets_the_binarizers_gradient(fusion, patches):
 def test_counts_by_rank_are_those_of_comparing_each_sample_with_each_threshold():
     draws = np.random.default_rng(0)
     here, left, above = draws.integers(0, 12, (3, 500)).astype(np.float32)  # many ties, on thresholds too
-    t = np.array([5.0, 2.0, 2.0, 7.5, -1.0, 11.0, 30.0], dtype=np.float32)
+    t = np.array([-1.0, 2.0, 2.0, 5.0, 7.5, 11.0, 30.0], dtype=np.float32)
     one = here[:, None] > t
     context = 2 * (left[:, None] > t) + (above[:, None] > t)
-    for c, (total, ones) in enumerate(_counts(here, left, above, t)):
+    for c, (total, ones) in enumerate(_counts(t, here, left, above)):
         np.testing.assert_array_equal(total, (context == c).sum(0))
         np.testing.assert_array_equal(ones, ((context == c) & one).sum(0))

@@ -1,0 +1,303 @@
+"""What every training run does: spend a budget, log, check, stop when told to, resume to the bit.
+
+A run's folder holds log.csv and its last checkpoints, each whole or absent. A checkpoint is one
+dictionary of tensors and plain values: all that decides what comes next (weights, their average, Adam's
+moments, every random generator's state, what is spent) and the settings that the run was begun with.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import pickle
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcml.base.errors import DataError, McmlError, UsageError
+from mcml.base.files import atomic_write, check_writable, to_csv
+from mcml.model.weights import FILE_LIMIT_BYTES, load_into, new_folder
+
+KEPT = 2  # checkpoints; older ones are removed
+BUDGET = ("train.steps", "train.minutes")  # settings that a resumed run may change
+DIVERGED = 20.0  # a mean loss this many times the best so far stops the run
+DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, EOFError, OSError,
+           pickle.UnpicklingError)  # fmt: skip
+
+
+class DivergedError(McmlError):
+    """Training ended in NaN or ran away; the last good checkpoint is kept (exit code 1)."""
+
+
+def make_fabric(precision: str = "32") -> Any:
+    """Return a launched Fabric: every process that torchrun started, else this one alone."""
+    try:
+        from lightning_fabric import Fabric
+    except ModuleNotFoundError:  # the `lightning` package carries it under its own name
+        from lightning.fabric import Fabric
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    fabric = Fabric(
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at SIGTERM and SIGINT instead of dying; beside the main thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {s: signal.signal(s, lambda *_: stop()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+# ----------------------------------------------------------------------------- the run's folder
+
+
+def log_file(run_dir: Path) -> Path:
+    """Return the log's place."""
+    return run_dir / "log.csv"
+
+
+def read_log(run_dir: Path) -> list[dict[str, float]]:
+    """Return the log's rows as numbers; NaN is what a row did not measure."""
+    with log_file(run_dir).open(encoding="utf-8", newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
+
+
+def latest(run_dir: Path) -> Path | None:
+    """Return the newest whole checkpoint, or None. A hidden folder is one that was cut off."""
+    whole = sorted(run_dir.glob("checkpoint-*/state-000.pt"))
+    return whole[-1].parent if whole else None
+
+
+def write_checkpoint(run_dir: Path, state: Mapping[str, Any]) -> Path:
+    """Write checkpoint-<step> in files of at most 15 MiB, which travel anywhere, and drop the oldest.
+
+    Raises:
+        DataError: if it cannot be written; nothing of it is kept, earlier ones are.
+    """
+    folder, content = run_dir / f"checkpoint-{state['step']:08d}", io.BytesIO()
+    torch.save(dict(state), content)
+    whole = content.getvalue()
+    with new_folder(folder) as place:
+        for i, begin in enumerate(range(0, len(whole), FILE_LIMIT_BYTES)):
+            (place / f"state-{i:03d}.pt").write_bytes(whole[begin : begin + FILE_LIMIT_BYTES])
+    for old in [*sorted(run_dir.glob("checkpoint-*"))[:-KEPT], *run_dir.glob(".checkpoint-*")]:
+        shutil.rmtree(old, ignore_errors=True)  # older ones, and what a kill cut off
+    return folder
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return what `write_checkpoint` was given, on the CPU; `DataError` if it is damaged."""
+    try:
+        whole = b"".join(path.read_bytes() for path in sorted(folder.glob("state-*.pt")))
+        return torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
+    except DAMAGED as error:
+        raise DataError(f"{folder}: not a whole checkpoint ({type(error).__name__})") from error
+
+
+# ------------------------------------------------------------------------------------- the run
+
+
+class Run:
+    """A run in a folder. A subclass says what a step is and calls `resume` when all is built.
+
+    Attributes:
+        rows: the log so far.
+        step, elapsed_s: what is spent, sessions before this one included.
+        columns: the figures of a step, "loss" and "gradient_norm" among them.
+        learner, averaged: weights that learn, and their running average.
+        draws: random generators, by name.
+        batch: crops a step.
+    """
+
+    columns: Sequence[str]
+    learner: nn.Module
+    averaged: nn.Module
+    optimizer: torch.optim.Optimizer
+    draws: Mapping[str, torch.Generator]
+    batch: int
+
+    def __init__(
+        self, run_dir: Path | None, settings: Mapping[str, Any], *, steps: int, minutes: float,
+        precision: str, report: Callable[[Mapping[str, Any]], None] | None,
+    ) -> None:  # fmt: skip
+        """Check the budget; `resume` looks into the folder.
+
+        Args:
+            run_dir: checkpoints and log.csv; created. None keeps nothing.
+            settings: what a checkpoint must agree with, `BUDGET` excepted; "NAME@SHA256" by its hash.
+            steps, minutes: the budget; 0 for no limit.
+            precision: "32" or "bf16".
+            report: gets each row of the log.
+        """
+        if steps <= 0 and minutes <= 0:
+            raise UsageError(f"{steps} steps and {minutes:g} minutes: give one of them above 0")
+        self.run_dir, self.settings, self.report = run_dir, dict(settings), report
+        self.steps, self.minutes = steps, minutes
+        self.step, self.elapsed_s, self.best, self.stopping = 0, 0.0, math.inf, False
+        self.rows: list[dict[str, float]] = []
+        self.fabric = make_fabric(precision)
+        self.device = self.fabric.device
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that decides what comes next."""
+        if self.run_dir is not None and self.fabric.is_global_zero:
+            parts = {"learner": self.learner, "averaged": self.averaged, "optimizer": self.optimizer}
+            write_checkpoint(self.run_dir, {
+                "step": self.step, "elapsed_s": self.elapsed_s, "best": self.best, "settings": self.settings,
+                **{name: part.state_dict() for name, part in parts.items()},
+                "draws": {name: generator.get_state() for name, generator in self.draws.items()},
+            })  # fmt: skip
+        self.fabric.barrier()  # who resumes after this finds it
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint, if there is one, with the log up to it; say whether there was.
+
+        Raises:
+            UsageError: naming the first setting that the run was not begun with.
+            DataError: if the checkpoint is damaged.
+        """
+        if self.run_dir is not None:
+            check_writable(log_file(self.run_dir))  # now, not after a minute
+        folder = latest(self.run_dir) if self.run_dir else None
+        if folder is None:
+            return False
+        state = read_checkpoint(folder)
+        try:
+            self._compare(folder, state["settings"])
+            load_into(self.learner, state["learner"], str(folder))
+            load_into(self.averaged, state["averaged"], str(folder))
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
+            for name, generator in self.draws.items():
+                if generator.get_state().shape != state["draws"][name].shape:
+                    raise UsageError(f"{folder} is of another kind of device than {self.device.type}")
+                generator.set_state(state["draws"][name])
+        except McmlError:
+            raise
+        except DAMAGED as error:
+            raise DataError(f"{folder}: not a whole checkpoint ({error})") from error
+        if log_file(self.run_dir).exists():
+            self.rows = [row for row in read_log(self.run_dir) if row["step"] <= self.step]
+        return True
+
+    def _compare(self, folder: Path, then: Mapping[str, Any]) -> None:
+        for name, value in self.settings.items():
+            was = then.get(name)
+            if str(was).rpartition("@")[2] != str(value).rpartition("@")[2] and name not in BUDGET:
+                raise UsageError(
+                    f"{folder} is of another run: {name} was {was!r}, now {value!r}; give another --run-dir"
+                )
+
+    def stop(self) -> None:
+        """End `fit` after the step at work, with a checkpoint; what SIGTERM and SIGINT call."""
+        self.stopping = True
+
+    def progress(self) -> float:
+        """Return the spent share of the budget, whichever of steps and minutes is further."""
+        by_steps = self.step / self.steps if self.steps else 0.0
+        return max(by_steps, self.elapsed_s / 60 / self.minutes if self.minutes else 0.0)
+
+    def fit(self, *, log_every: int = 20, save_every_s: float = 300.0) -> str:
+        """Train until the budget is spent, `stop` is called, or the loss runs away.
+
+        Args:
+            log_every: steps whose mean is a row of the log; the clock is read then.
+            save_every_s: seconds between checkpoints.
+
+        Returns:
+            "finished" or "interrupted"; a checkpoint was written in both cases.
+
+        Raises:
+            DivergedError: with what went wrong; checkpoints are as they were.
+            DataError: if a checkpoint cannot be written; earlier ones are kept.
+        """
+        steps: list[dict[str, Tensor]] = []
+        before_s, began = self.elapsed_s, time.monotonic()
+        since = saved_at = began
+        self.stopping = stopped = False
+        with on_signals(self.stop):
+            while self.progress() < 1.0 and not stopped:
+                steps.append({name: value.detach() for name, value in self.train_step().items()})
+                self.step += 1
+                stops_alone = self.stopping and self.fabric.world_size == 1
+                if self.step % log_every and self.progress() < 1.0 and not stops_alone:
+                    continue
+                now = time.monotonic()  # all processes go by the first one's clock, and one stops all
+                self.elapsed_s = self.fabric.broadcast(before_s + now - began)
+                flag = torch.tensor(float(self.stopping), device=self.device)
+                stopped = bool(self.fabric.all_reduce(flag, reduce_op="max"))
+                self._log(steps, now - since)
+                steps, since = [], now
+                if now - saved_at > save_every_s:
+                    self.save()
+                    saved_at = now
+        is_spent = self.progress() >= 1.0
+        if is_spent:
+            self.finish()
+        self.save()
+        return "finished" if is_spent else "interrupted"
+
+    def train_step(self) -> dict[str, Tensor]:
+        """Do one step; return its figures by column, 0-d; "psnr_..." as squared errors of peak 1."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Do what is left when the budget is spent."""
+
+    def _log(self, steps: Sequence[Mapping[str, Tensor]], seconds: float) -> None:
+        """Add the means of some steps to the log; NaN is what none of them measured."""
+        measured = [name for name in self.columns if any(name in step for step in steps)]
+        means = [torch.stack([s[name].float() for s in steps if name in s]).mean() for name in measured]
+        values = self.fabric.all_reduce(torch.stack(means)).tolist()
+        figures = dict(zip(measured, values, strict=True))
+        self._check(figures)
+        self.best = min(self.best, figures["loss"])
+        row = {"step": self.step, "seconds": round(self.elapsed_s, 2), "spent": round(self.progress(), 5)}
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_s": self.batch * len(steps) / seconds}
+        for name in self.columns:
+            value = figures.get(name, math.nan)
+            row[name] = -10 * math.log10(max(value, 1e-12)) if name.startswith("psnr_") else value
+        self.rows.append(row)
+        if self.fabric.is_global_zero:
+            if self.run_dir is not None:
+                atomic_write(log_file(self.run_dir), to_csv(self.rows))
+            if self.report is not None:
+                self.report(row)
+
+    def _check(self, figures: Mapping[str, float]) -> None:
+        """Stop a run whose figures or weights are not finite, or whose loss ran away."""
+        kept = latest(self.run_dir) if self.run_dir else None
+        last = "no checkpoint had been written" if kept is None else f"the last good checkpoint is {kept}"
+        bad = [name for name, value in figures.items() if not math.isfinite(value)]
+        if not bad and not all(bool(p.isfinite().all()) for p in self.learner.parameters()):
+            bad = ["the weights"]
+        what = f"{', '.join(bad)} not finite (gradient norm {figures['gradient_norm']:.3g})"
+        if bad or figures["loss"] > DIVERGED * self.best:
+            what = what if bad else f"the loss is {figures['loss']:.3g} after a best of {self.best:.3g}"
+            raise DivergedError(f"step {self.step}: {what}; try a smaller learning rate (lr); {last}")
