@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcml.data import sets as data
+from mcml import data
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from PIL import Image
 
 from mcml.base import files
 from mcml.base.errors import DataError, McmlError, UsageError
-from mcml.data import images
-from mcml.data import sets as data
+from mcml.data import images, sets
 
 EMBEDDED = ["astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "china", "flower"]
 STEREO = Path(skimage.__file__).parent / "data" / "motorcycle_right.png"
@@ -63,7 +62,7 @@ def sha(path):
 
 
 def test_every_registered_set_says_what_it_is_and_how_it_is_verified():
-    entries = data.registry()
+    entries = sets.registry()
     assert set(entries) == {"embedded", "kodak", "train", "valid"}
     for entry in entries.values():
         assert all(entry[key] for key in ("title", "source", "licence"))
@@ -75,11 +74,13 @@ def test_every_registered_set_says_what_it_is_and_how_it_is_verified():
 
 
 def test_embedded_photographs_are_those_of_the_registry():
-    found = data.image_set("embedded")
-    assert [path.stem for path in found.paths] == EMBEDDED
-    assert [sha(path) for path in found.paths] == [f["sha256"] for f in data.registry()["embedded"]["files"]]
-    assert (found.name, found.title) == ("embedded", data.registry()["embedded"]["title"])
-    assert found.entry == "embedded"
+    photographs = sets.image_set("embedded")
+    assert [path.stem for path in photographs.paths] == EMBEDDED
+    assert [sha(path) for path in photographs.paths] == [
+        f["sha256"] for f in sets.registry()["embedded"]["files"]
+    ]
+    assert (photographs.name, photographs.title) == ("embedded", sets.registry()["embedded"]["title"])
+    assert photographs.entry == "embedded"
 
 
 def test_altered_embedded_photograph_is_refused_by_name(mcml, tmp_path):
@@ -100,7 +101,7 @@ def test_altered_embedded_photograph_is_refused_by_name(mcml, tmp_path):
 
 def kodak_of(monkeypatch, paths, source="http://127.0.0.1:9/"):
     """Register pictures of our own as the Kodak set."""
-    entry = data.registry()["kodak"]
+    entry = sets.registry()["kodak"]
     monkeypatch.setitem(entry, "files", [{"path": p.name, "sha256": sha(p)} for p in paths])
     monkeypatch.setitem(entry, "source", source)
 
@@ -111,28 +112,28 @@ def test_other_pictures_under_the_kodak_names_are_refused_by_name(tmp_path, monk
         picture(i).save(tmp_path / "kodak" / f"kodim{i:02}.png")
     monkeypatch.setenv("MCML_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"kodim01\.png: differs from the registered file") as error:
-        data.image_set("kodak")
+        sets.image_set("kodak")
     assert str(error.value).startswith(str(tmp_path / "kodak"))
-    found = data.image_set(str(tmp_path / "kodak"))  # as the sentence advises
-    assert len(found.paths) == 24
+    photographs = sets.image_set(str(tmp_path / "kodak"))  # as the sentence advises
+    assert len(photographs.paths) == 24
 
 
 def test_one_altered_or_missing_file_among_right_ones_is_named(tmp_path, monkeypatch):
     paths = pictures(tmp_path / "kodak", 3)
     kodak_of(monkeypatch, paths)
     monkeypatch.setenv("MCML_DATA", str(tmp_path))
-    assert data.image_set("kodak").paths == tuple(paths)
+    assert sets.image_set("kodak").paths == tuple(paths)
     paths[1].write_bytes(paths[1].read_bytes() + b"\0")
     with pytest.raises(DataError, match=r"p01\.png: differs"):
-        data.image_set("kodak")
+        sets.image_set("kodak")
     paths[1].unlink()
     with pytest.raises(DataError, match=r"p01\.png: missing"):
-        data.image_set("kodak")
+        sets.image_set("kodak")
 
 
 def test_kodak_without_network_is_one_sentence_that_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match="cannot be downloaded from http") as error:
-        data.image_set("kodak")
+        sets.image_set("kodak")
     assert "\n" not in str(error.value)
     assert "set MCML_DATA to a folder that holds kodak/" in str(error.value)
     assert not [p for p in (tmp_path / "checkout" / "data").rglob("*") if p.is_file()]
@@ -161,13 +162,13 @@ def test_kodak_is_downloaded_once_into_the_cache(tmp_path, monkeypatch, server, 
         (tmp_path / "checkout" / "pyproject.toml").unlink()
     paths = pictures(tmp_path / "www", 2)
     kodak_of(monkeypatch, paths, server)
-    found = data.image_set("kodak")
-    assert [path.name for path in found.paths] == ["p00.png", "p01.png"]
-    assert [sha(path) for path in found.paths] == [sha(path) for path in paths]
-    assert {path.parent for path in found.paths} == {tmp_path / cache / "kodak"}
+    photographs = sets.image_set("kodak")
+    assert [path.name for path in photographs.paths] == ["p00.png", "p01.png"]
+    assert [sha(path) for path in photographs.paths] == [sha(path) for path in paths]
+    assert {path.parent for path in photographs.paths} == {tmp_path / cache / "kodak"}
     for path in paths:
         path.unlink()
-    assert data.image_set("kodak") == found
+    assert sets.image_set("kodak") == photographs
 
 
 def test_download_of_other_bytes_is_refused_and_not_kept(tmp_path, monkeypatch, server):
@@ -175,7 +176,7 @@ def test_download_of_other_bytes_is_refused_and_not_kept(tmp_path, monkeypatch, 
     kodak_of(monkeypatch, paths, server)
     picture(9).save(paths[0])
     with pytest.raises(DataError, match="cannot be downloaded"):
-        data.image_set("kodak")
+        sets.image_set("kodak")
     assert not list((tmp_path / "checkout").rglob("*.png"))
 
 
@@ -185,75 +186,75 @@ def test_download_of_other_bytes_is_refused_and_not_kept(tmp_path, monkeypatch, 
 def test_folder_is_a_set_in_the_order_of_its_names(tmp_path):
     paths = pictures(tmp_path / "mine", 3)
     (tmp_path / "mine" / "notes.txt").write_text("not a picture")
-    found = data.image_set(str(tmp_path / "mine"))
-    assert found.paths == tuple(paths)
-    assert (found.name, found.licence) == ("mine", "not stated")
-    assert found.entry == ""
-    np.testing.assert_array_equal(found.read("p02"), np.array(picture(2)))
+    photographs = sets.image_set(str(tmp_path / "mine"))
+    assert photographs.paths == tuple(paths)
+    assert (photographs.name, photographs.licence) == ("mine", "not stated")
+    assert photographs.entry == ""
+    np.testing.assert_array_equal(photographs.read("p02"), np.array(picture(2)))
     with pytest.raises(UsageError, match="unknown image 'p03'"):
-        found.read("p03")
+        photographs.read("p03")
 
 
 def test_max_images_keeps_the_first_ones_and_what_is_known_of_the_set():
-    found = data.image_set("embedded", 2)
-    assert [path.stem for path in found.paths] == EMBEDDED[:2]
-    assert found.licence == data.image_set("embedded").licence
-    assert data.image_set("embedded", 99) == data.image_set("embedded", 0)
+    photographs = sets.image_set("embedded", 2)
+    assert [path.stem for path in photographs.paths] == EMBEDDED[:2]
+    assert photographs.licence == sets.image_set("embedded").licence
+    assert sets.image_set("embedded", 99) == sets.image_set("embedded", 0)
 
 
 def test_unknown_name_hints_at_the_nearest():
     with pytest.raises(UsageError, match="unknown data set 'kodac': did you mean 'kodak'"):
-        data.image_set("kodac")
+        sets.image_set("kodac")
 
 
 def test_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
     pictures(tmp_path, 1)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(McmlError):
-        data.image_set("")
+        sets.image_set("")
 
 
 def test_missing_and_empty_folders_are_refused_by_name(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such folder"):
-        data.image_set(str(tmp_path / "nowhere"))
+        sets.image_set(str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="holds no image"):
-        data.image_set(str(tmp_path))
+        sets.image_set(str(tmp_path))
 
 
 def test_own_folder_with_a_registered_name_is_not_taken_for_the_registered_set(tmp_path):
     (tmp_path / "embedded").mkdir()
     picture(0).save(tmp_path / "embedded" / "astronaut.png")
-    found = data.image_set(str(tmp_path / "embedded"))
-    assert found.entry == ""
-    assert [row["licence"] for row in data.describe(found)] == ["not stated"]
+    photographs = sets.image_set(str(tmp_path / "embedded"))
+    assert photographs.entry == ""
+    assert [row["licence"] for row in sets.describe(photographs)] == ["not stated"]
 
 
 def test_first_folder_of_mcml_data_that_holds_the_set_is_taken(tmp_path, monkeypatch):
     late, early = pictures(tmp_path / "b" / "train", 2), pictures(tmp_path / "c" / "train", 1)
     parts = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
     monkeypatch.setenv("MCML_DATA", os.pathsep.join(map(str, parts)))
-    assert data.image_set("train").paths == tuple(late)
+    assert sets.image_set("train").paths == tuple(late)
     monkeypatch.setenv("MCML_DATA", os.pathsep.join(map(str, reversed(parts))))
-    found = data.image_set("train")
-    assert found.paths == tuple(early)
-    assert found.licence == "not stated" and found.entry == ""  # the registry does not know these
+    photographs = sets.image_set("train")
+    assert photographs.paths == tuple(early)
+    assert photographs.licence == "not stated" and photographs.entry == ""  # the registry does not know these
 
 
 def test_registered_folder_is_recognised_by_its_digest(tmp_path, monkeypatch):
     pictures(tmp_path / "train", 2)
     monkeypatch.setenv("MCML_DATA", str(tmp_path))
-    monkeypatch.setitem(data.registry()["train"], "digest", data.image_set("train").digest)
-    assert data.image_set("train").entry == data.image_set("train", 1).entry == "train"
+    monkeypatch.setitem(sets.registry()["train"], "digest", sets.image_set("train").digest)
+    assert sets.image_set("train").entry == sets.image_set("train", 1).entry == "train"
     pictures(tmp_path / "train", 3)
-    assert data.image_set("train").entry == ""
+    assert sets.image_set("train").entry == ""
 
 
 def test_set_that_is_nowhere_says_where_it_was_sought(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"'train' not found \(MCML_DATA is not set\)"):
-        data.image_set("train")
+        sets.image_set("train")
     monkeypatch.setenv("MCML_DATA", str(tmp_path))
     with pytest.raises(DataError, match="that holds 'train/'") as error:
-        data.image_set("train")
+        sets.image_set("train")
     assert str(tmp_path) in str(error.value)
 
 
@@ -262,19 +263,19 @@ def test_relative_mcml_data_counts_from_here_or_else_from_the_checkout(tmp_path,
     (tmp_path / "deep" / "er").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MCML_DATA", "sets")
-    assert data.image_set("train").paths == (Path("sets/train/p00.png"),)
+    assert sets.image_set("train").paths == (Path("sets/train/p00.png"),)
     from_checkout = os.path.relpath(tmp_path / "sets", tmp_path / "checkout")
     monkeypatch.chdir(tmp_path / "deep" / "er")
     monkeypatch.setenv("MCML_DATA", from_checkout)
     assert not Path(from_checkout).is_dir()
-    assert [p.resolve() for p in data.image_set("train").paths] == [tmp_path / "sets" / "train" / "p00.png"]
+    assert [p.resolve() for p in sets.image_set("train").paths] == [tmp_path / "sets" / "train" / "p00.png"]
 
 
 def test_home_is_expanded_in_mcml_data(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "sets").mkdir()
     monkeypatch.setenv("MCML_DATA", "~/sets")
-    assert data.data_folders() == [tmp_path / "sets"]
+    assert sets.data_folders() == [tmp_path / "sets"]
 
 
 # ---------------------------------------------------------------------- digest and describe
@@ -287,7 +288,7 @@ def test_digest_depends_on_bytes_and_names_but_not_on_order_or_place(tmp_path):
     digest = images.data_digest
     first = digest(paths)
     assert (
-        digest(paths[::-1]) == digest(copies) == data.ImageSet(name="x", paths=tuple(paths)).digest == first
+        digest(paths[::-1]) == digest(copies) == sets.ImageSet(name="x", paths=tuple(paths)).digest == first
     )
     assert digest(paths[:2]) != first
     renamed = copies[0].rename(copies[0].with_name("o.png"))
@@ -297,7 +298,7 @@ def test_digest_depends_on_bytes_and_names_but_not_on_order_or_place(tmp_path):
 
 
 def test_describe_gives_size_kind_licence_and_hash_of_each_image(tmp_path):
-    rows = {row["image"]: row for row in data.describe(data.image_set("embedded"))}
+    rows = {row["image"]: row for row in sets.describe(sets.image_set("embedded"))}
     assert list(rows) == EMBEDDED
     rocket = rows["rocket"]
     assert (rocket["width"], rocket["height"], rocket["file"]) == (640, 427, "JPG")
@@ -305,7 +306,7 @@ def test_describe_gives_size_kind_licence_and_hash_of_each_image(tmp_path):
     assert (rocket["licence"], rows["china"]["licence"]) == ("CC0", "CC BY 2.0")
     assert rocket["sha256"] == "c2dd0de7c538"
     picture(0, 40).resize((30, 40)).save(tmp_path / "a.png")
-    (own,) = data.describe(data.image_set(str(tmp_path)))
+    (own,) = sets.describe(sets.image_set(str(tmp_path)))
     assert (own["width"], own["height"], own["licence"]) == (30, 40, "not stated")
 
 
@@ -322,16 +323,16 @@ def copied(kind, path, folder):
     image = image.resize((round(image.width * size), round(image.height * size)))
     if kind == "mirrored":
         image = Image.fromarray(np.array(image)[:, ::-1])
-    image.save(folder / "copy.png")
-    return folder / "copy.png"
+    image.save(folder / "copy.bmp")
+    return folder / "copy.bmp"
 
 
 def alike(first, second):
     """Whether two files look alike, whichever comes first."""
-    hashes = data.perceptual_hashes([first, second])
+    hashes = sets.perceptual_hashes([first, second])
     assert hashes.shape == (2, 2, 64)
-    there = data.near_duplicates(hashes[:1], hashes[1:])
-    back = data.near_duplicates(hashes[1:], hashes[:1])
+    there = sets.near_duplicates(hashes[:1], hashes[1:])
+    back = sets.near_duplicates(hashes[1:], hashes[:1])
     assert there.shape == (1, 1)
     assert there == back
     return bool(there[0, 0])
@@ -339,23 +340,23 @@ def alike(first, second):
 
 @pytest.mark.parametrize("kind", ["jpeg", "mirrored", "half", "larger"])
 def test_copies_of_every_photograph_are_found(tmp_path, kind):
-    for path in data.image_set("embedded").paths:
+    for path in sets.image_set("embedded").paths:
         assert alike(path, copied(kind, path, tmp_path)), path.stem
 
 
 def test_two_views_of_a_stereo_pair_are_found():
-    left = next(p for p in data.image_set("embedded").paths if p.stem == "motorcycle_left")
+    left = next(p for p in sets.image_set("embedded").paths if p.stem == "motorcycle_left")
     assert sha(left) != sha(STEREO)
     assert alike(left, STEREO)
 
 
 def test_embedded_photographs_are_distinct():
-    hashes = data.perceptual_hashes(data.image_set("embedded").paths)
-    np.testing.assert_array_equal(data.near_duplicates(hashes, hashes), np.eye(7, dtype=bool))
+    hashes = sets.perceptual_hashes(sets.image_set("embedded").paths)
+    np.testing.assert_array_equal(sets.near_duplicates(hashes, hashes), np.eye(7, dtype=bool))
 
 
 def test_looking_alike_does_not_depend_on_which_comes_first(tmp_path):
-    chelsea = data.image_set("embedded").paths[1]
+    chelsea = sets.image_set("embedded").paths[1]
     image = np.array(Image.open(chelsea))
     for percent in (6, 7):
         cut = image[:, ::-1][:, : -percent * image.shape[1] // 100]  # mirrored, and a strip lost
@@ -365,18 +366,18 @@ def test_looking_alike_does_not_depend_on_which_comes_first(tmp_path):
 
 def test_check_disjoint_counts_pairs_and_names_both_of_a_leak(tmp_path):
     paths = pictures(tmp_path / "a", 6)
-    sets = {"train": paths[:3], "valid": paths[3:5], "test": paths[5:]}
-    assert data.check_disjoint(sets) == 3 * 2 + 3 * 1 + 2 * 1
+    splits = {"train": paths[:3], "valid": paths[3:5], "test": paths[5:]}
+    assert sets.check_disjoint(splits) == 3 * 2 + 3 * 1 + 2 * 1
     leak = copied("mirrored", paths[1], tmp_path)
-    with pytest.raises(DataError, match=r"train and test share a picture: p01\.png and copy\.png"):
-        data.check_disjoint(sets | {"test": [paths[5], leak]})
+    with pytest.raises(DataError, match=r"train and test share a picture: p01\.png and copy\.bmp"):
+        sets.check_disjoint(splits | {"test": [paths[5], leak]})
 
 
 def test_check_disjoint_allows_empty_sets_and_copies_within_one_set(tmp_path):
     paths = pictures(tmp_path / "a", 2)
     copy = copied("jpeg", paths[0], tmp_path)
-    assert data.check_disjoint({"train": [paths[0], copy], "valid": paths[1:], "test": []}) == 2
-    assert data.check_disjoint({}) == 0
+    assert sets.check_disjoint({"train": [paths[0], copy], "valid": paths[1:], "test": []}) == 2
+    assert sets.check_disjoint({}) == 0
 
 
 # ----------------------------------------------------------------------------------- splits
@@ -386,23 +387,23 @@ def test_check_disjoint_allows_empty_sets_and_copies_within_one_set(tmp_path):
 def twenty(tmp_path_factory):
     """Twenty different pictures."""
     paths = pictures(tmp_path_factory.mktemp("twenty"), 20)
-    hashes = data.perceptual_hashes(paths)
-    assert data.near_duplicates(hashes, hashes).sum() == 20
+    hashes = sets.perceptual_hashes(paths)
+    assert sets.near_duplicates(hashes, hashes).sum() == 20
     return paths
 
 
 def test_split_is_a_partition_with_the_wanted_shares(twenty):
-    parts = data.split_images(twenty, 0, valid=0.2, test=0.15)
+    parts = sets.split_images(twenty, 0, valid=0.2, test=0.15)
     assert {name: len(part) for name, part in parts.items()} == {"train": 13, "valid": 4, "test": 3}
     assert sorted(path for part in parts.values() for path in part) == twenty
     assert list(parts) == ["train", "valid", "test"]
-    assert data.check_disjoint(parts) == 13 * 4 + 13 * 3 + 4 * 3
+    assert sets.check_disjoint(parts) == 13 * 4 + 13 * 3 + 4 * 3
 
 
 def test_split_repeats_with_its_seed_and_changes_with_another(twenty):
-    parts = data.split_images(twenty, 7)
-    assert data.split_images(twenty, 7) == parts
-    others = [data.split_images(twenty, seed)["test"] for seed in range(5)]
+    parts = sets.split_images(twenty, 7)
+    assert sets.split_images(twenty, 7) == parts
+    others = [sets.split_images(twenty, seed)["test"] for seed in range(5)]
     assert len({tuple(test) for test in others}) > 1
 
 
@@ -410,13 +411,13 @@ def test_split_depends_on_content_not_on_order_or_names(twenty, tmp_path):
     def content(parts):
         return {name: {sha(path) for path in part} for name, part in parts.items()}
 
-    expected = data.split_images(twenty, 3)
+    expected = sets.split_images(twenty, 3)
     shuffled = random.Random(0).sample(twenty, 20)
-    assert data.split_images(shuffled, 3) == expected
+    assert sets.split_images(shuffled, 3) == expected
     renamed = [tmp_path / f"{i}.png" for i in range(20)]
     for path, new in zip(shuffled, renamed, strict=True):
         new.write_bytes(path.read_bytes())
-    assert content(data.split_images(renamed, 3)) == content(expected)
+    assert content(sets.split_images(renamed, 3)) == content(expected)
 
 
 def test_look_alikes_stay_together(tmp_path):
@@ -429,7 +430,7 @@ def test_look_alikes_stay_together(tmp_path):
     files = [path for family in families.values() for path in family]
     assert len(files) == 15
     for seed in range(8):
-        parts = data.split_images(files, seed, valid=0.34, test=0.34)
+        parts = sets.split_images(files, seed, valid=0.34, test=0.34)
         for family in families.values():
             assert sum(family <= set(part) for part in parts.values()) == 1
 
@@ -439,19 +440,19 @@ def test_pictures_that_look_alike_only_through_others_stay_together(tmp_path):
     chain = [tmp_path / f"{step}.png" for step in range(5)]
     for step, path in enumerate(chain):
         Image.fromarray(((5 - step) / 5 * first + step / 5 * last).astype(np.uint8)).save(path)
-    hashes = data.perceptual_hashes(chain)
+    hashes = sets.perceptual_hashes(chain)
     near = np.abs(np.subtract.outer(range(5), range(5))) <= 1
-    np.testing.assert_array_equal(data.near_duplicates(hashes, hashes), near)
+    np.testing.assert_array_equal(sets.near_duplicates(hashes, hashes), near)
     others = pictures(tmp_path / "others", 3, first=2)
     for order in ([0, 1, 2, 3, 4], [0, 1, 2, 4, 3], [4, 0, 3, 1, 2], [2, 0, 4, 3, 1]):
-        parts = data.split_images([*(chain[i] for i in order), *others], 0, valid=0.3, test=0.3)
+        parts = sets.split_images([*(chain[i] for i in order), *others], 0, valid=0.3, test=0.3)
         assert sum(set(chain) <= set(part) for part in parts.values()) == 1
 
 
 @pytest.mark.parametrize("shares", [(-0.1, 0.1), (0.1, -0.1), (1, 0), (0.5, 0.5), (float("nan"), 0.1)])
 def test_shares_outside_their_range_are_refused(twenty, shares):
     with pytest.raises(UsageError, match="shares valid="):
-        data.split_images(twenty, 0, *shares)
+        sets.split_images(twenty, 0, *shares)
 
 
 @pytest.mark.parametrize(
@@ -466,7 +467,7 @@ def test_shares_outside_their_range_are_refused(twenty, shares):
     ],
 )
 def test_small_sets_are_split_as_documented(twenty, count, shares, sizes):
-    parts = data.split_images(twenty[:count], 0, *shares)
+    parts = sets.split_images(twenty[:count], 0, *shares)
     assert tuple(len(parts[name]) for name in ("train", "valid", "test")) == sizes
 
 
@@ -475,18 +476,18 @@ def test_small_sets_are_split_as_documented(twenty, count, shares, sizes):
 )
 def test_shares_that_leave_nothing_for_training_are_refused(twenty, count, shares):
     with pytest.raises(UsageError):
-        data.split_images(twenty[:count], 0, *shares)
+        sets.split_images(twenty[:count], 0, *shares)
 
 
 def test_split_of_no_images_is_empty_or_refused_with_a_sentence():
     try:
-        parts = data.split_images([], 0)
+        parts = sets.split_images([], 0)
     except McmlError:
         return
     assert parts == {"train": [], "valid": [], "test": []}
 
 
-HERE = [folder.resolve() for folder in data.data_folders()]
+HERE = [folder.resolve() for folder in sets.data_folders()]
 
 
 @pytest.mark.skipif(
@@ -495,29 +496,29 @@ HERE = [folder.resolve() for folder in data.data_folders()]
 )
 def test_no_picture_stands_in_two_of_the_real_sets(monkeypatch):
     monkeypatch.setenv("MCML_DATA", os.pathsep.join(map(str, HERE)))
-    sets = {name: data.image_set(name).paths for name in ("train", "valid", "kodak", "embedded")}
-    assert data.check_disjoint(sets) > 10_000
+    splits = {name: sets.image_set(name).paths for name in ("train", "valid", "kodak", "embedded")}
+    assert sets.check_disjoint(splits) > 10_000
 
 
 def test_two_files_of_one_stem_are_refused(tmp_path):
     for name in ("x.png", "x.webp"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     with pytest.raises(DataError, match="two images are named x"):
-        data.image_set(str(tmp_path))
+        sets.image_set(str(tmp_path))
 
 
 def test_mcml_data_that_names_nothing_or_the_pictures_themselves_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("MCML_DATA", str(tmp_path / "none"))
     with pytest.raises(DataError, match=r"MCML_DATA is '.*none': no such folder"):
-        data.image_set("kodak")
+        sets.image_set("kodak")
     (tmp_path / "kodak").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "kodak" / "kodim01.png")
     monkeypatch.setenv("MCML_DATA", str(tmp_path / "kodak"))
     with pytest.raises(DataError, match="name the folder above it"):
-        data.image_set("kodak")
+        sets.image_set("kodak")
 
 
 def test_a_file_in_place_of_a_folder_is_said(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     with pytest.raises(DataError, match=r"x\.png is a file: give the folder that holds it"):
-        data.image_set(str(tmp_path / "x.png"))
+        sets.image_set(str(tmp_path / "x.png"))

@@ -1,4 +1,4 @@
-"""Every column of `metrics.compare` against another implementation, and its edge cases."""
+"""Every column of `compare` against another implementation, and its edge cases."""
 
 import io
 import math
@@ -18,8 +18,8 @@ from torch.nn.functional import avg_pool2d
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from mcml.base.errors import DataError
-from mcml.metrics import artifacts
-from mcml.metrics import distortion as metrics
+from mcml.metrics import artifacts, distortion
+from mcml.metrics.distortion import compare, mean_row
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -36,8 +36,8 @@ def jpeg(image, quality=15):
 
 @pytest.fixture(scope="module")
 def pair():
-    """A 192 x 256 crop of the astronaut (five even scales) and its JPEG."""
-    crop = np.ascontiguousarray(ASTRONAUT[20:212, 100:356])
+    """A 176 x 192 crop of the astronaut (five even scales) and its JPEG."""
+    crop = np.ascontiguousarray(ASTRONAUT[28:204, 120:312])
     return crop, jpeg(crop)
 
 
@@ -50,12 +50,12 @@ def small_pair():
 
 @pytest.fixture(scope="module")
 def row(pair):
-    return metrics.compare(*pair)
+    return compare(*pair)
 
 
 @pytest.fixture(scope="module")
 def small_row(small_pair):
-    return metrics.compare(*small_pair)
+    return compare(*small_pair)
 
 
 def noise(height, width, seed=0):
@@ -96,7 +96,7 @@ def test_ssim_agrees_with_skimage(shape):
     expected = skimage.metrics.structural_similarity(
         a, b, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
     )
-    assert metrics.compare(a, b).ssim == pytest.approx(expected, abs=1e-10)
+    assert compare(a, b).ssim == pytest.approx(expected, abs=1e-10)
 
 
 def torch_ms_ssim(a, b):
@@ -119,11 +119,11 @@ def torch_ms_ssim(a, b):
     return product.numpy()
 
 
-@pytest.mark.parametrize("quality", [3, 15, 90])
+@pytest.mark.parametrize("quality", [3, 90])
 def test_ms_ssim_agrees_with_torchmetrics(pair, quality):
     a, b = pair[0], jpeg(pair[0], quality)
     expected = torch_ms_ssim(a.transpose(2, 0, 1), b.transpose(2, 0, 1)).mean()
-    assert metrics.compare(a, b).ms_ssim == pytest.approx(expected, abs=1e-9)
+    assert compare(a, b).ms_ssim == pytest.approx(expected, abs=1e-9)
 
 
 def slow_ms_ssim(a, b):
@@ -163,7 +163,7 @@ def test_ms_ssim_of_odd_and_small_sides_agrees_with_whole_windows(shape):
     a = np.ascontiguousarray(ASTRONAUT[60 : 60 + shape[0], 170 : 170 + shape[1]])
     b = jpeg(a)
     planes = [slow_ms_ssim(a[..., c].astype(float), b[..., c].astype(float)) for c in range(3)]
-    got = metrics.compare(a, b)
+    got = compare(a, b)
     assert got.ms_ssim == pytest.approx(np.mean([p[0] for p in planes]), abs=1e-9)
     assert got.ms_ssim_scales == planes[0][1]
 
@@ -171,12 +171,12 @@ def test_ms_ssim_of_odd_and_small_sides_agrees_with_whole_windows(shape):
 @pytest.mark.parametrize("side, scales", [(10, 0), (11, 1), (20, 1), (21, 2), (160, 4), (161, 5), (400, 5)])
 def test_number_of_scales_by_the_shorter_side(side, scales):
     plane = np.zeros((side, max(side, 30)))
-    assert len(metrics.ssim_scales(plane, plane)) == scales
+    assert len(distortion.ssim_scales(plane, plane)) == scales
 
 
 def test_negative_contrast_is_clipped_to_zero():
     a = noise(192, 192)
-    got = metrics.compare(a, 255 - a)
+    got = compare(a, 255 - a)
     assert got.ssim < 0
     assert got.ms_ssim == 0
     assert got.cmssim == 0
@@ -205,30 +205,18 @@ def test_ciede2000_agrees_with_colour_science(pair, row):
 
 
 SHARMA_2005 = """
-50 2.6772 -79.7751 50 0 -82.7485 2.0425
-50 3.1571 -77.2803 50 0 -82.7485 2.8615
-50 2.8361 -74.0200 50 0 -82.7485 3.4412
-50 -1.3802 -84.2814 50 0 -82.7485 1.0000
-50 -1.1848 -84.8006 50 0 -82.7485 1.0000
-50 -0.9009 -85.5211 50 0 -82.7485 1.0000
-50 0 0 50 -1 2 2.3669
-50 -1 2 50 0 0 2.3669
-50 2.4900 -0.0010 50 -2.4900 0.0009 7.1792
-50 2.4900 -0.0010 50 -2.4900 0.0010 7.1792
-50 2.4900 -0.0010 50 -2.4900 0.0011 7.2195
-50 2.4900 -0.0010 50 -2.4900 0.0012 7.2195
-50 -0.0010 2.4900 50 0.0009 -2.4900 4.8045
-50 -0.0010 2.4900 50 0.0010 -2.4900 4.8045
-50 -0.0010 2.4900 50 0.0011 -2.4900 4.7461
-50 2.5 0 50 0 -2.5 4.3065
-50 2.5 0 73 25 -18 27.1492
-50 2.5 0 61 -5 29 22.8977
-50 2.5 0 56 -27 -3 31.9030
-50 2.5 0 58 24 15 19.4535
-50 2.5 0 50 3.1736 0.5854 1.0000
-50 2.5 0 50 3.2972 0 1.0000
-50 2.5 0 50 1.8634 0.5757 1.0000
-50 2.5 0 50 3.2592 0.3350 1.0000
+50 2.6772 -79.7751 50 0 -82.7485 2.0425      50 3.1571 -77.2803 50 0 -82.7485 2.8615
+50 2.8361 -74.0200 50 0 -82.7485 3.4412      50 -1.3802 -84.2814 50 0 -82.7485 1.0000
+50 -1.1848 -84.8006 50 0 -82.7485 1.0000     50 -0.9009 -85.5211 50 0 -82.7485 1.0000
+50 0 0 50 -1 2 2.3669                        50 -1 2 50 0 0 2.3669
+50 2.4900 -0.0010 50 -2.4900 0.0009 7.1792   50 2.4900 -0.0010 50 -2.4900 0.0010 7.1792
+50 2.4900 -0.0010 50 -2.4900 0.0011 7.2195   50 2.4900 -0.0010 50 -2.4900 0.0012 7.2195
+50 -0.0010 2.4900 50 0.0009 -2.4900 4.8045   50 -0.0010 2.4900 50 0.0010 -2.4900 4.8045
+50 -0.0010 2.4900 50 0.0011 -2.4900 4.7461   50 2.5 0 50 0 -2.5 4.3065
+50 2.5 0 73 25 -18 27.1492                   50 2.5 0 61 -5 29 22.8977
+50 2.5 0 56 -27 -3 31.9030                   50 2.5 0 58 24 15 19.4535
+50 2.5 0 50 3.1736 0.5854 1.0000             50 2.5 0 50 3.2972 0 1.0000
+50 2.5 0 50 1.8634 0.5757 1.0000             50 2.5 0 50 3.2592 0.3350 1.0000
 60.2574 -34.0099 36.2677 60.4626 -34.1751 39.4387 1.2644
 63.0109 -31.0961 -5.8663 62.8187 -29.7946 -4.0864 1.2630
 61.2901 3.7196 -5.3901 61.4292 2.2480 -4.9620 1.8731
@@ -244,7 +232,7 @@ SHARMA_2005 = """
 
 def test_ciede2000_gives_the_34_published_differences_of_sharma_2005():
     table = np.array(SHARMA_2005.split(), float).reshape(34, 7)
-    got = metrics.ciede2000_map(table[:, :3], table[:, 3:6])
+    got = distortion.ciede2000_map(table[:, :3], table[:, 3:6])
     np.testing.assert_allclose(got, table[:, 6], atol=5.1e-5)  # published with four decimals
 
 
@@ -269,22 +257,22 @@ def test_rgb_angle_agrees_with_a_loop_over_pixels(small_pair, small_row):
     ],
 )
 def test_rgb_angle_of_known_pixels(a, b, degrees):
-    assert metrics.compare(flat(a), flat(b)).rgb_angle == pytest.approx(degrees, abs=1e-12)
+    assert compare(flat(a), flat(b)).rgb_angle == pytest.approx(degrees, abs=1e-12)
 
 
 def test_constant_colours_give_exactly_their_difference_as_bias():
     a, b = flat((120, 130, 140)), flat((150, 120, 110))
     shift = (reference_lab(b) - reference_lab(a))[0, 0]
-    got = metrics.compare(a, b)
+    got = compare(a, b)
     assert (got.bias_l, got.bias_a, got.bias_b) == pytest.approx(tuple(shift), abs=0.02)
     assert got.bias_block == pytest.approx(got.delta_e76, rel=1e-9)
     assert got.bias_block == pytest.approx(np.linalg.norm(shift), abs=0.02)
 
 
 def test_bias_is_decode_minus_reference():
-    got = metrics.compare(flat((100, 100, 100)), flat((180, 90, 90)))
+    got = compare(flat((100, 100, 100)), flat((180, 90, 90)))
     assert got.bias_a > 5
-    assert metrics.compare(flat((180, 90, 90)), flat((100, 100, 100))).bias_a == pytest.approx(-got.bias_a)
+    assert compare(flat((180, 90, 90)), flat((100, 100, 100))).bias_a == pytest.approx(-got.bias_a)
 
 
 def test_checker_noise_in_lab_gives_no_bias_of_image_or_block():
@@ -361,7 +349,7 @@ def test_blocking_effect_of_known_steps():
 
 def test_psnr_b_of_equal_images_counts_the_decodes_own_blocks():
     blocky = np.repeat(np.repeat(noise(6, 6), 8, axis=0), 8, axis=1)
-    got = metrics.compare(blocky, blocky)
+    got = compare(blocky, blocky)
     assert got.psnr == math.inf
     assert math.isfinite(got.psnr_b)
 
@@ -484,7 +472,7 @@ def test_ringing_counts_only_where_the_reference_is_flat():
 
 
 def test_identical_images_are_perfect_in_every_column(pair):
-    got = metrics.compare(pair[0], pair[0].copy())
+    got = compare(pair[0], pair[0].copy())
     assert (got.mse, got.psnr, got.y_psnr) == (0, math.inf, math.inf)
     assert (got.ssim, got.ms_ssim, got.cmssim) == pytest.approx((1, 1, 1), abs=1e-12)
     assert (got.delta_e76, got.ciede2000, got.bias_l, got.bias_a, got.bias_b, got.bias_block) == (0,) * 6
@@ -495,14 +483,14 @@ def test_identical_images_are_perfect_in_every_column(pair):
 @pytest.mark.parametrize("level", [0, 1, 128, 255, (7, 200, 31)])
 @pytest.mark.parametrize("shape", [(40, 48), (33, 47), (8, 8), (1, 1)])
 def test_a_flat_image_equals_itself(level, shape):
-    got = metrics.compare(flat(level, *shape), flat(level, *shape))
+    got = compare(flat(level, *shape), flat(level, *shape))
     assert (got.psnr, got.y_psnr, got.psnr_b) == (math.inf,) * 3
     assert (got.delta_e76, got.bias_block) == (0, 0)
     assert math.isnan(got.blur) and math.isnan(got.ringing)  # no major edge
 
 
 def test_black_decoded_as_almost_black_is_no_error_of_hue():
-    got = metrics.compare(flat(0), flat(1))
+    got = compare(flat(0), flat(1))
     assert (got.mse, got.rgb_angle) == (1, 0)
     assert got.psnr == pytest.approx(48.1308, abs=1e-4)
     assert 0 < got.delta_e76 < 1
@@ -513,15 +501,14 @@ MAY_BE_NAN = {"blur", "ringing"}
 WINDOWED = {"ssim", "ms_ssim", "cmssim"}
 
 
-@pytest.mark.parametrize("height", range(1, 21))
-def test_every_size_to_20_x_20_gives_finite_numbers_or_the_documented_nan(height):
-    for width in range(1, 21):
+@pytest.mark.parametrize("height", [1, 2, 3, 7, 8, 9, 10, 11, 12, 17, 21])
+def test_small_sizes_give_finite_numbers_or_the_documented_nan(height):
+    for width in (1, 2, 3, 7, 8, 9, 10, 11, 12, 17, 21):
         a, b = noise(height, width, 1), noise(height, width, 2)
-        got = vars(metrics.compare(a, b))
-        undefined = {name for name, value in got.items() if not math.isfinite(value)}
+        row = vars(compare(a, b))
+        undefined = {name for name, value in row.items() if not math.isfinite(value)}
         assert undefined - MAY_BE_NAN == (WINDOWED if min(height, width) < 11 else set())
-        for x, y in ((a, a), (np.zeros_like(a), np.ones_like(a)), (np.zeros_like(a), np.zeros_like(a))):
-            metrics.compare(x, y)  # no exception, no warning
+        compare(np.zeros_like(a), np.ones_like(a))  # no exception, no warning
 
 
 @settings(max_examples=30, deadline=None)
@@ -529,7 +516,7 @@ def test_every_size_to_20_x_20_gives_finite_numbers_or_the_documented_nan(height
 def test_distances_are_symmetric_and_in_range(height, width, seed, spread):
     a = noise(height, width, seed)
     b = np.clip(a + np.random.default_rng(seed + 1).normal(0, spread, a.shape), 0, 255).astype(np.uint8)
-    there, back = metrics.compare(a, b), metrics.compare(b, a)
+    there, back = compare(a, b), compare(b, a)
     for column in ("mse", "delta_e76", "ciede2000", "rgb_angle", "bias_block"):
         assert getattr(there, column) == pytest.approx(getattr(back, column), rel=1e-9, abs=1e-12)
     assert there.bias_l == pytest.approx(-back.bias_l, abs=1e-12)
@@ -541,7 +528,7 @@ def test_distances_are_symmetric_and_in_range(height, width, seed, spread):
 
 def test_different_sizes_are_refused_by_width_x_height():
     with pytest.raises(DataError, match="30 x 20 and 31 x 20"):
-        metrics.compare(noise(20, 30), noise(20, 31))
+        compare(noise(20, 30), noise(20, 31))
 
 
 @pytest.mark.parametrize(
@@ -558,9 +545,9 @@ def test_different_sizes_are_refused_by_width_x_height():
 )
 def test_what_is_not_8_bit_rgb_is_refused(bad):
     with pytest.raises(DataError, match="decoded: expected"):
-        metrics.compare(np.zeros((8, 8, 3), np.uint8), bad)
+        compare(np.zeros((8, 8, 3), np.uint8), bad)
     with pytest.raises(DataError, match="reference: expected"):
-        metrics.compare(bad, np.zeros((8, 8, 3), np.uint8))
+        compare(bad, np.zeros((8, 8, 3), np.uint8))
 
 
 # ------------------------------------------------------------------------------------- means
@@ -572,7 +559,7 @@ def test_mean_row_leaves_out_infinite_and_undefined_values_and_counts_them():
         {"image": "b", "mse": 4.0, "psnr": 30.0, "ssim": 0.5, "blur": math.nan, "scales": 5},
         {"image": "c", "mse": 2.0, "psnr": 40.0, "ssim": 0.7, "blur": math.nan, "scales": 2},
     ]
-    mean = metrics.mean_row(rows)
+    mean = mean_row(rows)
     assert math.isnan(mean.pop("blur"))
     assert mean == pytest.approx(
         {"mse": 2, "psnr": 35, "ssim": 0.6, "scales": 4, "images": 3, "identical": 1}
@@ -580,17 +567,17 @@ def test_mean_row_leaves_out_infinite_and_undefined_values_and_counts_them():
 
 
 def test_mean_row_of_only_identical_images_stays_infinite():
-    assert metrics.mean_row([{"mse": 0.0, "psnr": math.inf}] * 2) == {
+    assert mean_row([{"mse": 0.0, "psnr": math.inf}] * 2) == {
         "mse": 0, "psnr": math.inf, "images": 2, "identical": 2,
     }  # fmt: skip
 
 
 def test_mean_row_of_nothing_counts_nothing():
-    assert metrics.mean_row([]) == {"images": 0, "identical": 0}
+    assert mean_row([]) == {"images": 0, "identical": 0}
 
 
 def test_mean_row_averages_numpy_numbers_too():
-    mean = metrics.mean_row(
+    mean = mean_row(
         [{"scales": np.int64(5), "x": np.float32(1)}, {"scales": np.int64(2), "x": np.float32(2)}]
     )
     assert mean == {"scales": 3.5, "x": 1.5, "images": 2, "identical": 0}
@@ -598,4 +585,4 @@ def test_mean_row_averages_numpy_numbers_too():
 
 def test_columns_are_those_of_the_conventions_in_order():
     conventional = "mse, psnr, y_psnr, ssim, ms_ssim, cmssim, delta_e76, ciede2000, rgb_angle, psnr_b"
-    assert ", ".join(metrics.COLUMNS[:10]) == conventional
+    assert ", ".join(distortion.COLUMNS[:10]) == conventional
