@@ -1,32 +1,36 @@
 """Fixtures that several test modules share."""
 
-import os
-import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mcml import data
+from mcml.cli.main import run
 
 
 @pytest.fixture
-def mcml(tmp_path):
-    """Run the command line in a folder of its own, as a user's shell would."""
+def mcml(tmp_path, monkeypatch, capsys):
+    """Run the command line in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, **environment):
-        return subprocess.run(
-            [sys.executable, "-m", "mcml", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "MCML_RESULTS": str(tmp_path / "results"), "COLUMNS": "200", **environment},
-            timeout=300,
-            check=False,
-        )
+    def call(*words, **environment):
+        words = list(map(str, words))
+        threads = "torch" in sys.modules and sys.modules["torch"].get_num_threads()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["mcml", *words])
+            for name, value in {"MCML_RESULTS": "results", "COLUMNS": "200", **environment}.items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            code = run(words)
+        if threads:
+            sys.modules["torch"].set_num_threads(threads)
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
 
-    return run
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -1,178 +1,129 @@
-"""The commands on files: `mcml compress | decompress | identify`, which `cli` registers."""
+"""The commands on files: `mcml compress | decompress | identify`, and which files their words name."""
 
 from __future__ import annotations
 
+import argparse
+import glob
 import json
 import os
 import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import Any
 
 from mcml.base.errors import CorruptStreamError, DataError, UsageError
-from mcml.cli.paths import find_inputs, pair_outputs
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from mcml.codec.learned import LearnedCodec
-    from mcml.codec.rate_search import RateSearch
+from mcml.base.files import atomic_write, check_writable, is_seen, read_bytes
+from mcml.cli.main import Progress, add_command, number, shown, tell
 
 SUFFIX = ".mcml"
 DEFAULT_BPP = 0.3
 MEASURED_PIXELS = 1 << 24  # metrics of larger pictures would take gigabytes
 SHOWN_METRICS = ("psnr", "ms_ssim", "ciede2000")
+IS_PICTURE = "is a picture, not a compressed file: `mcml compress` makes one of it"
+IS_COMPRESSED = "is compressed already: `mcml decompress` makes a picture of it"
 
-Files = Annotated[
-    list[str], typer.Argument(help="Files, folders of .mcml files, or quoted patterns as 'out/*.mcml'.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Work = Callable[[Path, Path], tuple[dict[str, Any], str]]  # source, output -> table row, note or ""
 
 
-def progress() -> Any:
-    """Return a progress bar on stderr, which shows on terminals only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def add_commands(commands: Any) -> None:
+    """Declare the commands on files."""
+    add = add_command(commands, compress)
+    add("images", nargs="+", metavar="IMAGE", help="files, folders of them, or patterns as 'photos/*.png'")
+    add("--bpp", type=number(float, 1e-4, 24), help="bits per pixel to hit; 0.3 if --rate is not given")
+    add("--rate", type=number(float, 0, 100), help="percentage of luma's groups to send, instead of --bpp")
+    add("--model", default="fusion", help="a released model, or a model's folder (fusion)")
+    add("-o", "--output", default="", help="file, or folder for several; else beside each image as .mcml")
+    add("--adaptive", action="store_true", help="send importance maps: bits where they are needed")
+    add("--layers", type=number(int, 1, 255), default=1, help="parts, each refining those before it (1)")
+    add("--no-metrics", action="store_true", help="do not decode and measure")
+    add("--overwrite", action="store_true", help="replace existing files")
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    files = {"nargs": "+", "metavar": "FILE", "help": "files, folders of them, or patterns as 'out/*.mcml'"}
+    add = add_command(commands, decompress)
+    add("files", **files)
+    add("-o", "--output", default="", help="file, or folder for several; else beside each as .decoded.png")
+    add("--model", default="", help="model or its folder, if not the one that the file names")
+    add("--luma-only", action="store_true", help="decode Y alone, to grey")
+    add("--layers", type=number(int, 1), help="decode no more than so many layers")
+    add("--partial", action="store_true", help="decode what is whole before a cut or damage")
+    add("--overwrite", action="store_true", help="replace existing files")
+
+    add = add_command(commands, identify)
+    add("files", **files)
+    add("--json", action="store_true", help="print a list with an object for each file")
 
 
 # -------------------------------------------------------------------------------- compress
 
 
-def compress(
-    images: Annotated[
-        list[str], typer.Argument(help="Image files, folders of them, or quoted patterns as 'photos/*.png'.")
-    ],
-    bpp: Annotated[
-        float | None, typer.Option("--bpp", help="Bits per pixel to hit; 0.3 if --rate is not given.")
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option("--rate", help="Percentage of luma's groups to send, 0 to 100.")
-    ] = None,
-    model: Annotated[str, typer.Option("--model", help="A released model, or a model's folder.")] = "fusion",
-    output: Annotated[
-        str,
-        typer.Option("--output", "-o", help="File, or folder for several; else beside each image as .mcml."),
-    ] = "",
-    adaptive: Annotated[
-        bool, typer.Option("--adaptive", help="Send importance maps: more bits where they are needed.")
-    ] = False,
-    layers: Annotated[
-        int, typer.Option("--layers", help="Parts, each of which refines those before it.", min=1, max=255)
-    ] = 1,
-    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Do not decode and measure.")] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Compress images with a learned codec to .mcml files."""
-    if bpp is not None and rate is not None:
+def compress(options: argparse.Namespace) -> int:
+    """Compress images with a learned codec to .mcml files, and print their sizes and metrics.
+
+    mcml compress photo.png --bpp 0.3
+    mcml compress 'photos/*.png' -o compressed/ --rate 40
+    """
+    if options.bpp is not None and options.rate is not None:
         raise UsageError("--bpp and --rate: give one of them")
-    if rate is not None and not 0 <= rate <= 100:
-        raise UsageError(f"--rate {rate:g}: expected a percentage from 0 to 100")
-    target = DEFAULT_BPP if bpp is None else bpp
-    if not 0 < target <= 24:
-        raise UsageError(f"--bpp {target:g}: expected bits per pixel above 0, at most 24")
     from mcml.data.images import EXTENSIONS, read_image
 
-    paths, failures = find_inputs(images, EXTENSIONS, "image")
-    jobs = pair_outputs(paths, images, output, SUFFIX, overwrite)
-    if any(made.suffix.lower() != SUFFIX for _, made in jobs):
-        raise UsageError(
-            f"--output {output}: compress writes {SUFFIX} files: name it so, or end a folder with /"
-        )
+    paths, failures = find_inputs(options.images, EXTENSIONS, "image", {SUFFIX}, IS_COMPRESSED)
+    pairs = pair_outputs(paths, options, options.images, SUFFIX)
 
-    from mcml.base.files import atomic_write
+    from mcml.codec.interface import bits_per_pixel
     from mcml.codec.learned import LearnedCodec
-    from mcml.codec.rate_search import bits_per_pixel
-    from mcml.metrics import distortion as metrics
+    from mcml.metrics import distortion
 
-    codec = LearnedCodec(model)
-    options = {"adaptive": adaptive, "layers": layers}
-    if adaptive and any(table is None for table in codec.coder.tables.values()):
+    codec = LearnedCodec(options.model)
+    how = {"adaptive": options.adaptive, "layers": options.layers}
+    if options.adaptive and any(table is None for table in codec.coder.tables.values()):
         raise UsageError(f"--adaptive: {codec.name} has no importance maps")
-    _check_writable(jobs)
-    if jobs:
-        _ = codec.model  # loaded now: it counts to no image's seconds
 
     def work(source: Path, made: Path) -> tuple[dict[str, Any], str]:
+        _ = codec.model  # loaded now: it counts to no image's seconds
         image, note = read_image(source), ""
         began = time.perf_counter()
-        if rate is None:
-            found = codec.search(image, target, **options)
-            data, quality = found.data, found.quality
+        if options.rate is None:
+            nearest = codec.search(image, options.bpp or DEFAULT_BPP, **how)
+            data, quality = nearest.data, nearest.quality
         else:
-            found, data, quality = None, codec.encode(image, rate, **options), rate
+            nearest, data, quality = None, codec.encode(image, options.rate, **how), options.rate
         seconds = time.perf_counter() - began
         row = {
             "image": shown(source), "size": f"{image.shape[1]}x{image.shape[0]}", "bytes": len(data),
             "bpp": bits_per_pixel(data, image), "quality": quality,
         }  # fmt: skip
-        if not no_metrics and image.shape[0] * image.shape[1] <= MEASURED_PIXELS:
-            measured = metrics.compare(image, codec.decode(data))
+        if not options.no_metrics and image.shape[0] * image.shape[1] <= MEASURED_PIXELS:
+            measured = distortion.compare(image, codec.decode(data))
             row |= {name: getattr(measured, name) for name in SHOWN_METRICS}
-        if found is not None and not found.reached:
-            note = _why_missed(codec, image, found, options)
+        if nearest is not None and not nearest.reached:
+            low, high = (bits_per_pixel(codec.encode(image, end, **how), image) for end in (0, 100))
+            note = f"{nearest.explain(codec.name)}; on this image it reaches {low:.4f} to {high:.4f} bpp"
+            if low < nearest.target_bpp < high:
+                note += ", in steps that are coarse on so few pixels"
         atomic_write(made, data)
         return {**row, "seconds": seconds}, note
 
-    _each("compress", jobs, failures, work)
-
-
-def _why_missed(codec: LearnedCodec, image: np.ndarray, found: RateSearch, options: Mapping[str, Any]) -> str:
-    from mcml.codec.rate_search import bits_per_pixel
-
-    pieces, _ = codec.analyse(image)
-    ends = (codec.quality_range.coarsest, codec.quality_range.finest)
-    low, high = (
-        bits_per_pixel(codec.pack(image.shape[:2], pieces, end, **options).data, image) for end in ends
-    )
-    why = f"on this image it reaches {low:.4f} to {high:.4f} bpp"
-    if low < found.target_bpp < high:
-        why += ", in steps that are coarse on so few pixels"
-    return f"{found.explain(codec.name)}; {why}"
+    return _each("compress", pairs, failures, work, options.debug)
 
 
 # ------------------------------------------------------------------------------ decompress
 
 
-def decompress(
-    files: Files,
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="File, or folder for several; else beside each as .png.")
-    ] = "",
-    model: Annotated[
-        str, typer.Option("--model", help="Model or its folder, if not the one that the file names.")
-    ] = "",
-    luma_only: Annotated[bool, typer.Option("--luma-only", help="Decode Y alone, to grey.")] = False,
-    layers: Annotated[
-        int | None, typer.Option("--layers", help="Decode no more than so many layers.", min=1)
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Decode what is whole before a cut or damage.")
-    ] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Decompress .mcml files to 8-bit sRGB PNG."""
-    paths, failures = find_inputs(files, {SUFFIX}, f"{SUFFIX} file")
-    jobs = pair_outputs(paths, files, output, ".png", overwrite)
-    if any(made.suffix.lower() != ".png" for _, made in jobs):
-        why = "pictures are written as PNG, which loses nothing"
-        raise UsageError(f"--output {output}: {why}: name a file .png, or end a folder with /")
+def decompress(options: argparse.Namespace) -> int:
+    """Decompress .mcml files to 8-bit sRGB PNG.
 
-    from mcml.base.files import read_bytes
+    mcml decompress photo.mcml -o back.png
+    mcml decompress compressed/ -o decoded/
+    mcml decompress cut.mcml --partial
+    """
     from mcml.codec.container import read_header, take_stock
     from mcml.codec.learned import LearnedCodec, codec_of
-    from mcml.data.images import write_png
+    from mcml.data.images import EXTENSIONS, write_png
 
-    given = LearnedCodec(model) if model else None
-    _check_writable(jobs)
+    paths, failures = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file", EXTENSIONS, IS_PICTURE)
+    pairs = pair_outputs(paths, options, options.files, ".png", ".decoded.png")
+    given = LearnedCodec(options.model) if options.model else None
     codecs: dict[bytes, LearnedCodec] = {}
 
     def work(source: Path, made: Path) -> tuple[dict[str, Any], str]:
@@ -183,43 +134,44 @@ def decompress(
             _ = codecs[header.model].model  # loaded now: it counts to no file's seconds
         codec, began = codecs[header.model], time.perf_counter()
         try:
-            found = codec.decode_detailed(data, luma_only=luma_only, partial=partial, layers=layers)
+            decoded = codec.decode_detailed(
+                data, luma_only=options.luma_only, partial=options.partial, layers=options.layers
+            )
         except CorruptStreamError as error:
             stock = take_stock(data)
-            if partial or not stock.shows or stock.whole == stock.chunks:  # it would raise the same again
+            if options.partial or not stock.shows or stock.whole == stock.chunks:  # it would fail again
                 raise
             raise CorruptStreamError(f"{error}; --partial decodes what is whole before it") from error
-        if found.layers < min(header.layers, layers or header.layers):
-            note = f"cut short or damaged: {found.layers} of {header.layers} layers are whole"
-            if not found.layers and not luma_only:
+        if decoded.layers < min(header.layers, options.layers or header.layers):
+            note = f"cut short or damaged: {decoded.layers} of {header.layers} layers are whole"
+            if not decoded.layers and not options.luma_only:
                 note += "; grey, for of the first only luma is"
-        write_png(made, found.image)
+        write_png(made, decoded.image)
         row = {
             "file": shown(source), "output": shown(made), "size": f"{header.width}x{header.height}",
-            "layers": f"{found.layers}/{header.layers}", "seconds": time.perf_counter() - began,
+            "layers": f"{decoded.layers}/{header.layers}", "seconds": time.perf_counter() - began,
         }  # fmt: skip
         return row, note
 
-    _each("decompress", jobs, failures, work)
+    return _each("decompress", pairs, failures, work, options.debug)
 
 
 # -------------------------------------------------------------------------------- identify
 
 
-def identify(
-    files: Files,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a list with an object for each file.")
-    ] = False,
-) -> None:
-    """Tell what .mcml files hold and whether they are whole, without decoding them."""
-    from mcml.base.files import read_bytes
-    from mcml.codec.file_contents import block, describe
+def identify(options: argparse.Namespace) -> int:
+    """Tell what .mcml files hold and whether they are whole, without decoding them.
 
-    paths, failures = find_inputs(files, {SUFFIX}, f"{SUFFIX} file")
-    found: list[dict[str, Any]] = []
+    mcml identify photo.mcml
+    mcml identify compressed/ --json
+    """
+    from mcml.codec.file_contents import block, describe
+    from mcml.data.images import EXTENSIONS
+
+    paths, failures = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file", EXTENSIONS, IS_PICTURE)
     for error in failures:
-        _report(error)
+        tell(error, options.debug)
+    contents: list[dict[str, Any]] = []
     for path in paths:
         content: dict[str, Any] = {}
         try:
@@ -228,62 +180,140 @@ def identify(
             error = caught
         if error is not None:
             content["error"] = str(error)
-            _report(error, path)
-        found.append({"file": shown(path), **content})
-    if as_json:
-        print(json.dumps(found, indent=2))
-    elif known := [block(content) for content in found if "width" in content]:
+            tell(error, options.debug, path)
+        contents.append({"file": shown(path), **content})
+    if options.json:
+        print(json.dumps(contents, indent=2))
+    elif known := [block(content) for content in contents if "width" in content]:
         print("\n\n".join(known))
-    if failures or any("error" in content for content in found):
-        raise typer.Exit(1)
+    return int(bool(failures) or any("error" in content for content in contents))
+
+
+# ------------------------------------------------------------------------- inputs, outputs
+
+
+def find_inputs(
+    words: Sequence[str], suffixes: Collection[str], what: str, refused: Collection[str], why: str
+) -> tuple[list[Path], list[DataError]]:
+    """Find the files that words on a command line name: files, folders or patterns as ``*.png``.
+
+    Args:
+        words: of a folder all files of `suffixes` (lower case, with dots) but hidden ones are taken.
+        suffixes, what: how such a file is named, and called in errors.
+        refused, why: suffixes of files that the command cannot take, and the reason.
+
+    Returns:
+        Each file once, in order, whether there or not; and an error for each other word or file.
+    """
+    places: dict[Path, Path] = {}
+    errors = []
+    for word in words:
+        if not word:
+            raise UsageError(f"an input's name is empty: give a file, a folder or a pattern of {what}s")
+        path, missing = Path(word), f"holds no {what} ({', '.join(sorted(suffixes))})"
+        try:
+            if path.is_dir():
+                paths = sorted(p for p in path.iterdir() if is_seen(p, suffixes))
+            elif _is_pattern(word):
+                missing = "no file has a name of this pattern"
+                matching = map(Path, glob.glob(word, recursive=True))  # noqa: PTH207  (Path's: no absolute ones)
+                paths = sorted(p for p in matching if p.is_file())
+            else:
+                paths = [path]
+        except OSError as error:
+            paths, missing = [], f"cannot be read ({error.strerror})"
+        if not paths:
+            errors.append(DataError(f"{word}: {missing}"))
+        for path in paths:
+            if path.suffix.lower() in refused and path.is_file():
+                errors.append(DataError(f"{shown(path)}: {why}"))
+            else:
+                places.setdefault(_place(path), path)
+    return list(places.values()), errors
+
+
+def _is_pattern(word: str) -> bool:
+    return glob.has_magic(word) and not Path(word).exists()
+
+
+def _place(path: Path) -> Path:
+    """Return where a file is, itself not followed if it is a link."""
+    return path.parent.resolve() / path.name
+
+
+def pair_outputs(
+    paths: Sequence[Path], options: argparse.Namespace, words: Sequence[str], suffix: str, beside: str = ""
+) -> list[tuple[Path, Path]]:
+    """Pair inputs with their outputs before any work is done.
+
+    Args:
+        paths: what `find_inputs` found in `words`: a folder, a pattern or several make `--output` a folder.
+        options: with `output`, `overwrite`.
+        suffix, beside: of the outputs; of those beside their inputs, where p.png may be p.mcml's original.
+
+    Raises:
+        UsageError: if an output is of another suffix, exists, is an input, a folder, or that of two inputs.
+    """
+    output, folder = options.output, Path(options.output)
+    many = len(paths) > 1 or len(words) > 1 or any(_is_pattern(w) or Path(w).is_dir() for w in words)
+    is_folder = output.endswith(("/", os.sep)) or folder.is_dir()
+    if output and many and not is_folder and (folder.exists() or folder.suffix.lower() == suffix):
+        raise UsageError(f"--output {output}: several inputs need a folder: end a new one's name with /")
+    inputs = {_place(path) for path in paths} | {path.resolve() for path in paths}
+    taken: dict[Path, Path] = {}
+    pairs = []
+    for path in paths:
+        made = path.with_suffix(beside or suffix)
+        if output:
+            made = folder / path.with_suffix(suffix).name if many or is_folder else folder
+        place = _place(made)
+        if place in taken:
+            raise UsageError(f"{taken[place]} and {path} would both become {made}: rename one")
+        if place in inputs:
+            raise UsageError(f"{made} is an input: give another --output")
+        if made.is_dir():
+            raise UsageError(f"{made} is a folder: give another --output")
+        if made.suffix.lower() != suffix:
+            raise UsageError(
+                f"--output {output}: expected a name in {suffix}, or a folder's with / at its end"
+            )
+        if made.exists() and not options.overwrite:
+            raise UsageError(f"{made} exists: name another with -o, or --overwrite replaces it")
+        taken[place] = path
+        pairs.append((path, made))
+    return pairs
 
 
 # ----------------------------------------------------------------------------- one by one
 
 
-def shown(path: Path) -> str:
-    """Return a path that can be printed, whatever bytes it has."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _check_writable(jobs: Sequence[tuple[Path, Path]]) -> None:
-    from mcml.base.files import check_writable
-
-    for made in {made.parent: made for _, made in jobs}.values():
-        check_writable(made)
-
-
-def _report(error: DataError, path: Path | None = None) -> None:
-    """Print an error, which names the file."""
-    if "--debug" in sys.argv:
-        traceback.print_exception(error)
-    named = path is None or str(error).startswith(f"{path}: ")
-    print(f"mcml: {error}" if named else f"mcml: {shown(path)}: {error}", file=sys.stderr)
-
-
-def _each(what: str, jobs: Sequence[tuple[Path, Path]], failures: Sequence[DataError], work: Work) -> None:
-    """Do the work on each file, go on where one fails, print the table; exit 1 if any failed."""
+def _each(
+    what: str, pairs: Sequence[tuple[Path, Path]], failures: Sequence[DataError], work: Work, debug: bool
+) -> int:
+    """Do the work on each file, go on where one fails, print the table; return 1 if any failed."""
     from mcml.lab.output import print_table
 
+    for made in {made.parent: made for _, made in pairs}.values():
+        check_writable(made)
     rows: list[dict[str, Any]] = []
     failed = bool(failures)
     for error in failures:
-        _report(error)
+        tell(error, debug)
     try:
-        with progress() as bar:
-            task = bar.add_task(what, total=len(jobs))
-            for source, made in jobs:
+        with Progress(what) as progress:
+            for done, (source, made) in enumerate(pairs):
+                progress.update(done / len(pairs), f"{done + 1} of {len(pairs)}: {shown(source)}")
                 try:
                     row, note = work(source, made)
                     rows.append(row)
                     if note:
-                        print(f"note: {shown(source)}: {note}", file=sys.stderr)
+                        progress.say(f"note: {shown(source)}: {note}")
                 except DataError as error:
                     failed = True
-                    _report(error, source)
-                bar.advance(task)
+                    progress.clear()
+                    tell(error, debug, source)
     finally:  # what is finished is shown after Ctrl-C too
         if rows:
             print_table(rows)
-    if failed:
-        raise typer.Exit(1)
+            sys.stdout.flush()
+    return int(failed)

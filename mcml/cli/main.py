@@ -1,311 +1,228 @@
-"""The command line: `mcml compare | evaluate | reproduce | data`, others of `file_cli` and `train_cli`."""
+"""The command line: one parser of all commands, one handler of their errors, one progress line."""
 
 from __future__ import annotations
 
-import json
+import argparse
+import inspect
 import math
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any, NoReturn
 
 from mcml import __version__
-from mcml.base.errors import DataError, McmlError, UsageError
-from mcml.cli import files as file_cli
-from mcml.cli.files import progress
-from mcml.lab.parameters import parse_bpp_list, parse_names
+from mcml.base.errors import McmlError, UsageError, choose
 
-app = typer.Typer(
-    name="mcml",
-    help="Multi-channel multi-loss image compression: colour metrics, codecs, notebooks.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+ABOUT = "Multi-channel multi-loss image compression: colour metrics, codecs, networks, notebooks."
+BAR = 20  # characters of the progress bar
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"mcml {__version__}")
-        raise typer.Exit
+def main() -> NoReturn:
+    """Run this process's command line; SIGINT and SIGTERM become an exception, so that all is cleaned up."""
+
+    def stop(number: int, _: Any) -> None:
+        raise StoppedError(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    sys.exit(run(sys.argv[1:]))
 
 
-@app.callback()
-def options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop."),
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Multi-channel multi-loss image compression: colour metrics, codecs, notebooks."""
+class StoppedError(KeyboardInterrupt):
+    """Ctrl-C was pressed or SIGTERM came; no `except Exception` of a library takes it for its own."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+        what = "interrupted" if number == signal.SIGINT else "terminated"
+        super().__init__(f"{what}; what was finished is kept")
 
 
-for command in (file_cli.compress, file_cli.decompress, file_cli.identify):
-    app.command()(command)
+def run(words: Sequence[str]) -> int:
+    """Run a command line and return its exit code.
 
-# --------------------------------------------------------------------------------- compare
-
-
-@app.command()
-def compare(
-    reference: Annotated[Path, typer.Argument(help="Original image, or a folder of them.")],
-    decoded: Annotated[Path, typer.Argument(help="Decoded image, or a folder with the same names.")],
-    as_json: Annotated[bool, typer.Option("--json", help='Print {"rows": [...], "mean": {...}}.')] = False,
-) -> None:
-    """Measure how far decoded images are from their originals.
-
-    Two files, or two folders whose images have the same names (suffixes may differ).
+    Returns:
+        0, 1 for a mistake in the data, 2 for one in the command, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    from mcml.data.images import read_image
-    from mcml.lab.output import print_table
-    from mcml.metrics import distortion as metrics
-
-    rows: list[dict[str, Any]] = []
-    for name, first, second in _pairs(reference, decoded):
-        a, b = read_image(first), read_image(second)
-        if a.shape != b.shape:
-            raise DataError(
-                f"{first} is {a.shape[1]} x {a.shape[0]} and {second} is {b.shape[1]} x {b.shape[0]} pixels: "
-                "sizes must be equal"
-            )
-        rows.append({"image": name, **vars(metrics.compare(a, b))})
-    mean = metrics.mean_row(rows)
-    if as_json:
-        print(_to_json({"rows": rows, "mean": mean}))
-        return
-    if len(rows) > 1:
-        rows.append({"image": f"mean of {mean['images']}", **mean})
-    print_table([{k: v for k, v in row.items() if k not in ("images", "identical")} for row in rows])
-    if mean["identical"] and len(rows) > 1:
-        print(
-            f"{mean['identical']} of {mean['images']} pairs are identical: infinite dB are not in the mean."
-        )
-
-
-def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
-    from mcml.data.images import list_images
-
-    for path in (reference, decoded):
-        if not path.exists():
-            raise DataError(f"{path}: no such file or folder")
-    if reference.is_dir() != decoded.is_dir():
-        raise UsageError(f"{reference} and {decoded}: give two files or two folders")
-    if not reference.is_dir():
-        return [(reference.stem, reference, decoded)]
-    folders = [_by_stem(list_images(folder)) for folder in (reference, decoded)]
-    lonely = sorted(folders[0].keys() ^ folders[1].keys())
-    if lonely:
-        where = reference if lonely[0] in folders[0] else decoded
-        raise DataError(f"names differ: '{lonely[0]}' is only in {where} ({len(lonely)} without a partner)")
-    return [(stem, path, folders[1][stem]) for stem, path in folders[0].items()]
-
-
-def _by_stem(paths: list[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in found:
-            raise DataError(
-                f"{found[path.stem]} and {path.name} have one name: images are paired by their stem"
-            )
-        found[path.stem] = path
-    return found
-
-
-def _to_json(value: Any) -> str:
-    """Valid JSON: infinity is 1e999, which Python and JavaScript read as infinite; NaN is null."""
-    marker = "\u0000inf"
-
-    def plain(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {key: plain(v) for key, v in item.items()}
-        if isinstance(item, list):
-            return [plain(v) for v in item]
-        if isinstance(item, float) and math.isnan(item):
-            return None
-        return marker if isinstance(item, float) and math.isinf(item) else item
-
-    return json.dumps(plain(value), indent=2).replace(json.dumps(marker), "1e999")
-
-
-# -------------------------------------------------------------------------------- evaluate
-
-
-@app.command()
-def evaluate(
-    folder: Annotated[
-        str, typer.Argument(help="Folder of images, or a data set: embedded, kodak, train, valid.")
-    ],
-    codecs: Annotated[str, typer.Option(help="Codec names, separated by commas.")],
-    csv: Annotated[Path, typer.Option("--csv", help="Table to write: one row an image, codec and rate.")],
-    bpp: Annotated[
-        str | None,
-        typer.Option("--bpp", help="Rates to hit, as 0.15,0.3; without it each codec's own qualities."),
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0 means one for each core.", min=0)] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
-) -> None:
-    """Encode, decode and measure images with codecs: a tidy CSV, and the means on screen."""
-    from mcml.codec.interface import get_codec
-    from mcml.data.sets import image_set
-
-    names = parse_names(codecs)
-    if not names:
-        raise UsageError("--codecs is empty: give names separated by commas")
-    for name in names:
-        get_codec(name)
-    targets = None if bpp is None else parse_bpp_list(bpp)
-    if csv.is_dir():
-        raise UsageError(f"{csv} is a folder: --csv takes a file")
-    record_file = csv.with_name(csv.name + ".run.json")
-    for path in (csv, record_file):
-        if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists: give --overwrite to replace it")
-    found = image_set(folder)
-
-    from mcml.base import files
-    from mcml.lab import evaluate as evaluation
-    from mcml.lab import output
-
-    files.check_writable(csv)  # now, not after an hour of encoding
-    began = time.perf_counter()
-    with progress() as bar:
-        task = bar.add_task("encode, decode, measure", total=None)
-        table = evaluation.evaluate(
-            found.paths, names, targets, workers=workers,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
-    files.atomic_write(csv, files.to_csv(output.as_rows(table)))
-    record = {
-        "parameters": {"folder": found.name, "codecs": names, "target_bpp": targets},
-        "images": len(found.paths),
-        "data_hash": found.digest,
-        "seconds": round(time.perf_counter() - began, 1),
-        **output.provenance(),
-    }
-    files.atomic_write(record_file, json.dumps(record, indent=2) + "\n")
-    output.print_table(output.as_rows(evaluation.mean_table(table)))
-    for sentence in evaluation.misses(table):
-        print(f"note: {sentence}", file=sys.stderr)
-    print(f"{len(table)} rows in {csv}", file=sys.stderr)
-    evaluation.check_reach(table)
-
-
-# ------------------------------------------------------------------------------- reproduce
-
-
-@app.command()
-def reproduce(
-    profile: Annotated[str, typer.Option(help="A file of notebooks/profiles.")] = "quick",
-    only: Annotated[str, typer.Option(help="Notebooks by number, as 01,05.")] = "",
-    parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", help="name=value; lies over the profile's.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run finished notebooks again.")] = False,
-) -> None:
-    """Run the notebooks headlessly and write results/<profile>/report.html."""
-    from mcml.lab import runner
-
-    overrides = dict(_assignment(text) for text in parameter or [])
-    with progress() as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(f"{name}, cells", total=total)
-                if not bar.console.is_terminal:
-                    say(f"{name}: running {total} cells")
-            bar.update(tasks[name], completed=done)
-
-        def say(line: str) -> None:
-            bar.console.print(line, highlight=False)
-
-        path = runner.reproduce(
-            profile, parse_names(only) or None, overrides, force=force, progress=show, say=say
-        )
-    print(f"report: {os.path.relpath(path)}")
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found or not name.isidentifier():
-        raise UsageError(f"-p {text}: expected name=value")
-    return name, value
-
-
-# ------------------------------------------------------------------------------------ data
-
-
-@app.command()
-def data() -> None:
-    """List the data sets: what they are, under which licence, and whether they are here."""
-    from mcml.data.sets import image_set, registry
-    from mcml.lab.output import print_table
-
-    rows = []
-    for name, entry in registry().items():
-        state, count = "not here: set MCML_DATA", 0
-        if name != "kodak" or _has_kodak():
-            try:
-                found = image_set(name)
-                count = len(found.paths)
-                state = "here, hash as registered" if found.entry else "here, differs from the registry"
-            except DataError as error:
-                if "not found" not in str(error):
-                    state = "damaged or incomplete"
-                    print(f"note: {error}", file=sys.stderr)
-        else:
-            state = "downloaded on first use, or set MCML_DATA"
-        rows.append(
-            {
-                "data set": name,
-                "images": count or "",
-                "state": state,
-                "what": entry["title"],
-                "licence": entry["licence"],
-            }
-        )
-    print_table(rows)
-
-
-def _has_kodak() -> bool:
-    from mcml.data.sets import data_folders
-
-    return any((folder / "kodak").is_dir() for folder in data_folders())
-
-
-class InterruptedRunError(McmlError):
-    """Ctrl-C was pressed."""
-
-    exit_code = 130
-
-
-def _interrupted(*_: Any) -> None:
-    raise InterruptedRunError("interrupted; what was finished is kept")
-
-
-# Listed here; `mcml.__main__` sends them to modules that do without typer.
-app.command("train", help="Train a variant's networks and evaluate them.")(lambda: None)
-app.command("train-entropy", help="Give a trained model the entropy coder of its files.")(lambda: None)
-app.command("info", help="Print a variant's layout, parameters and MACs per pixel.")(lambda: None)
-
-
-def main() -> None:
-    """Run the command line: exit code 2 for a mistake in usage, 1 for one in the data."""
-    signal.signal(signal.SIGINT, _interrupted)
-    arguments = [word for word in sys.argv[1:] if word != "--debug"]  # may stand anywhere
+    debug = "--debug" in words  # anywhere
     try:
-        app(arguments)
-    except McmlError as error:
-        if len(arguments) < len(sys.argv) - 1:
+        code = _run([word for word in words if word != "--debug"], debug)
+        sys.stdout.flush()
+        return code
+    except (McmlError, StoppedError) as error:
+        tell(error, debug)
+        return error.exit_code
+    except SystemExit as ended:  # argparse after --help and --version
+        return int(ended.code or 0)
+    except BrokenPipeError:  # who reads our output, as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
             raise
-        print(f"mcml: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+        fault = f"{type(error).__name__}: {error}"
+        print(f"mcml: a fault of mcml itself, {fault} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def _run(words: Sequence[str], debug: bool) -> int:
+    whole = parser()
+    if not words:
+        whole.print_help()
+        return 2
+    if words[0].startswith("-"):
+        whole.parse_args(words)  # ends here: --help, --version or a mistake
+    commands = whole.get_default("commands")
+    command = commands[choose("command", words[0], commands)]
+    options = command.parse_intermixed_args(words[1:])  # options may stand between files
+    options.debug = debug
+    return options.run(options)
+
+
+# --------------------------------------------------------------------------------- parsing
+
+
+def parser() -> Parser:
+    """Return the parser of the whole command line."""
+    from mcml.cli import files, tables, train
+
+    whole = Parser(prog="mcml", description=ABOUT, epilog="`mcml COMMAND --help` lists options and examples.")
+    whole.add_argument("--version", action="version", version=f"mcml {__version__}")
+    whole.add_argument("--debug", action="store_true", help="show an error's traceback; may stand anywhere")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND")
+    for module in (files, tables, train):
+        module.add_commands(commands)
+    whole.set_defaults(commands=commands.choices)
+    return whole
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are `UsageError`, which `main` prints as it prints every other."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UsageError(f"{message}; `{self.prog} --help` tells more")
+
+
+def add_command(commands: Any, run: Callable[[argparse.Namespace], int]) -> Callable[..., Any]:
+    """Declare a command by its function, and return what adds its options.
+
+    The function is named like the command and returns the exit code; its docstring is the help:
+    a sentence, and after an empty line examples.
+    """
+    about, _, examples = inspect.getdoc(run).partition("\n\n")
+    command = commands.add_parser(
+        run.__name__.replace("_", "-"), help=about.split(":")[0], description=about, epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    command.set_defaults(run=run)
+    return command.add_argument
+
+
+def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], Any]:
+    """Return the type of an option that is a number from `low` to `high`."""
+    limits = f"from {low:g}" + (f" to {high:g}" if high < math.inf else "")
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {what} {limits}, not '{text}'")
+        return value
+
+    return parse
+
+
+# -------------------------------------------------------------------------------- printing
+
+
+def shown(path: Path) -> str:
+    """Return a path that can be printed, whatever bytes it has."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def tell(error: BaseException, debug: bool, path: Path | None = None) -> None:
+    """Print an error's sentence, which names the file that it is about; with `debug` its traceback."""
+    if debug:
+        traceback.print_exception(error)
+    named = path is None or str(error).startswith(f"{path}: ")
+    print(f"mcml: {error}" if named else f"mcml: {shown(path)}: {error}", file=sys.stderr)
+
+
+class Progress:
+    """One line on stderr: on a terminal rewritten each second, elsewhere printed now and then or never.
+
+    Args:
+        what: said before the bar.
+        every_s: least seconds between two lines where stderr is no terminal; None prints none.
+    """
+
+    def __init__(self, what: str, every_s: float | None = None) -> None:
+        self.is_terminal, self.every_s = sys.stderr.isatty(), every_s
+        self._lock, self._ended = threading.RLock(), threading.Event()
+        self.start(what)
+
+    def start(self, what: str) -> None:
+        """Begin something else, from zero."""
+        with self._lock:
+            self.what, self.text, self.share = what, "", 0.0
+            self.first: float | None = None  # a resumed run does not begin at zero
+            self.began, self.printed = time.monotonic(), -math.inf
+
+    def update(self, share: float, text: str) -> None:
+        """Show that a share (0 to 1) is done, and what is being done."""
+        with self._lock:
+            self.share, self.text = min(share, 1.0), text
+            self.first = self.share if self.first is None else self.first
+            now = time.monotonic()
+            if self.is_terminal:
+                self._draw()
+            elif self.every_s is not None and (share >= 1 or now - self.printed >= self.every_s):
+                self.printed = now
+                print(self._line(), file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress."""
+        with self._lock:
+            self.clear()
+            print(line, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Wipe the line, so that something else can be printed."""
+        if self.is_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        passed, gained = time.monotonic() - self.began, self.share - (self.first or 0.0)
+        left = f", {passed * (1 - self.share) / gained:.0f} s left" if gained > 0 and self.share < 1 else ""
+        bar = "#" * round(BAR * self.share)
+        return f"{self.what} [{bar:-<{BAR}}] {100 * self.share:3.0f} %  {self.text}  {passed:.0f} s{left}"
+
+    def _draw(self) -> None:
+        with self._lock:
+            if self.text:
+                self.clear()
+                width = shutil.get_terminal_size().columns - 1
+                print(self._line()[:width], end="", file=sys.stderr, flush=True)
+
+    def _tick(self) -> None:
+        while not self._ended.wait(1.0):  # one large picture takes long: its seconds go on
+            self._draw()
+
+    def __enter__(self) -> Progress:
+        if self.is_terminal:
+            threading.Thread(target=self._tick, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.start("")
+        self.clear()

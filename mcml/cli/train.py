@@ -1,242 +1,281 @@
-"""`mcml train` and `mcml info`: argparse, so that they run where nothing else is installed."""
+"""The commands on networks: `mcml train | train-entropy | info`; they run on a bare machine with a GPU."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
+import math
+import platform
+import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mcml.base.errors import DataError, McmlError, UsageError, choose
+from mcml.base.errors import UsageError, choose
+from mcml.base.files import atomic_write, to_csv
+from mcml.cli.main import Progress, add_command, number
+from mcml.lab.output import print_table
 
-COLUMNS = ("step", "loss", "estimated bpp", "PSNR dB", "images/s", "left")
+if TYPE_CHECKING:
+    from mcml.model.model import Model
+    from mcml.model.settings import Recipe
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `train` or `info` and return the exit code: 0, 1 for data, 2 for usage."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in argv
-    try:
-        options = _parser().parse_args([a for a in argv if a != "--debug"])
-        return options.run(options)
-    except McmlError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+LINE_EVERY_S = 30.0  # where stderr is no terminal
 
 
-def _parser() -> argparse.ArgumentParser:
-    from mcml.model.settings import VARIANTS, training_profiles
+def add_commands(commands: Any) -> None:
+    """Declare the commands on networks."""
+    variant = {"help": "luma, independent, fusion or rgb (train: luma; info: all of them)"}
+    profile = {"default": "quick", "help": "a training profile: quick, cpu or gpu (quick)"}
+    setting = {"action": "append", "default": [], "metavar": "TABLE.NAME=VALUE", "help": "one setting"}
+    data = {"default": "embedded", "help": "folder of photographs, or a data set's name (embedded)"}
+    threads = {"type": number(int, 1), "default": 1, "help": "CPU threads of this process (1)"}
+    folder = {"type": Path, "required": True, "help": "holds the run, which goes on there, and its model/"}
 
-    parser = argparse.ArgumentParser(prog="mcml", description="Train networks, or print what they cost.")
-    commands = parser.add_subparsers(required=True)
-    what = f"one of {', '.join(VARIANTS)}"
-    profiles = f"one of {', '.join(training_profiles())} (mcml/profiles)"
+    add = add_command(commands, train)
+    add("--variant", default="luma", **variant)
+    add("--profile", **profile)
+    add("--data", **data)
+    add("--valid", default="", help="photographs to evaluate on, as --data; '' for none")
+    add("--run-dir", **folder)
+    add("--from", dest="initial", default="", help="model whose streams are taken over")
+    add("--train", help="streams that learn, as Cb,Cr; the others are frozen")
+    add("--steps", type=number(int, 0), help="budget in steps; 0 for none (the profile's)")
+    add("--minutes", type=number(float, 0), help="budget in minutes; 0 for none (the profile's)")
+    add("--threads", **threads)
+    add("--log-every", type=number(int, 1), default=20, help="steps between rows of the log (20)")
+    add("--save-minutes", type=number(float, 0), default=5.0, help="minutes between checkpoints (5)")
+    add("--set", **setting)
 
-    train = commands.add_parser(
-        "train", help="Train a variant and evaluate it; resumes what --run-dir holds."
+    add = add_command(commands, train_entropy)
+    add("--model", required=True, help="model folder, or a released one's name")
+    add("--data", **data)
+    add("--run-dir", **folder)
+    add("--like", default="", help="take over the coder of a model with the same encoders")
+    add("--minutes", type=number(float, 0), default=0.0, help="budget in minutes")
+    add("--steps", type=number(int, 0), default=0, help="budget in steps")
+    add("--batch", type=number(int, 1), default=8, help="crops a step (8)")
+    add("--side", type=number(int, 2), default=24, help="a crop's side in squares of 8 pixels (24)")
+    add("--lr", type=number(float, 0), default=2e-3, help="Adam's learning rate (0.002)")
+    add("--bf16", action="store_true", help="autocast in the first three quarters")
+    add("--threads", **threads)
+
+    add = add_command(commands, info)
+    add("--variant", default="", **variant)
+    add("--profile", **profile)
+    add("--set", **setting)
+    add("--json", action="store_true", help="print an object for each variant")
+
+
+def _recipe(options: argparse.Namespace, variant: str, settings: Sequence[str]) -> Recipe:
+    """Return a variant's settings; `rgb` has the width that costs as much as `fusion`, unless one is set."""
+    from mcml.model.cost import equal_cost_rgb
+    from mcml.model.settings import load_recipe
+
+    recipe = load_recipe(options.profile, variant, settings)
+    if variant != "rgb" or any(text.startswith("model.luma.width") for text in settings):
+        return recipe
+    luma = equal_cost_rgb(load_recipe(options.profile, "fusion", settings).model).luma
+    return recipe.changed(
+        **{f"model.luma.{name}": getattr(luma, name) for name in ("width", "code_channels")}
     )
-    train.add_argument("--variant", default="luma", help=what)
-    train.add_argument("--profile", default="quick", help=profiles)
-    train.add_argument("--data", default="embedded", help="folder of photographs, or a data set's name")
-    train.add_argument("--valid", default="", help="folder of photographs to evaluate on; '' for none")
-    train.add_argument("--run-dir", type=Path, required=True, help="checkpoints, log.csv, model/ go here")
-    train.add_argument("--from", dest="initial", default="", help="model whose streams are taken over")
-    train.add_argument("--train", default=None, help="streams that learn, as Cb,Cr; the others are frozen")
-    train.add_argument("--steps", type=int, default=None, help="budget in steps; 0 for none")
-    train.add_argument("--minutes", type=float, default=None, help="budget in minutes; 0 for none")
-    train.add_argument("--threads", type=int, default=1, help="CPU threads of this process")
-    train.add_argument("--log-every", type=int, default=20, help="steps between rows of the log")
-    train.add_argument("--save-minutes", type=float, default=5.0, help="minutes between checkpoints")
-    train.add_argument("--set", action="append", default=[], metavar="TABLE.NAME=VALUE", help="one setting")
-    train.set_defaults(run=_train)
-
-    info = commands.add_parser("info", help="Print layout, parameters and MACs per pixel.")
-    info.add_argument("--variant", default="", help=f"{what}; '' for all")
-    info.add_argument("--profile", default="quick", help=profiles)
-    info.add_argument("--set", action="append", default=[], metavar="TABLE.NAME=VALUE", help="one setting")
-    info.add_argument("--json", action="store_true", help="machine-readable")
-    info.set_defaults(run=_info)
-    return parser
 
 
 # ----------------------------------------------------------------------------------- train
 
 
-def _train(options: argparse.Namespace) -> int:
+def train(options: argparse.Namespace) -> int:
+    """Train a variant's networks and evaluate them; goes on where the run in --run-dir ended.
+
+    mcml train --variant luma --profile cpu --data train --valid valid --run-dir runs/luma --minutes 60
+    mcml train --variant fusion --data my_photos --run-dir runs/fusion --from runs/luma/model --train Cb,Cr
+    """
     import torch
 
+    from mcml.data.images import read_image
     from mcml.data.patches import PatchStore
+    from mcml.data.sets import image_set
     from mcml.model import weights
-    from mcml.model.cost import equal_cost_rgb
-    from mcml.model.settings import load_recipe
+    from mcml.model.validate import validate
+    from mcml.training import run
     from mcml.training.trainer import Trainer
 
     settings = list(options.set)
-    for name, value in (("steps", options.steps), ("minutes", options.minutes)):
-        if value is not None:
-            settings.append(f"train.{name}={value}")
-    if options.minutes is not None and options.steps is None:
-        settings.append("train.steps=0")
-    if options.steps is not None and options.minutes is None:
-        settings.append("train.minutes=0.0")
+    if options.steps is not None or options.minutes is not None:  # either replaces both of the profile
+        settings += [f"train.steps={options.steps or 0}", f"train.minutes={float(options.minutes or 0)}"]
     if options.train is not None:
         settings.append(f"stage.train={json.dumps(options.train)}")
-    recipe = load_recipe(options.profile, options.variant, settings)
-    if options.variant == "rgb" and not any(text.startswith("model.luma.width") for text in settings):
-        wanted = equal_cost_rgb(load_recipe(options.profile, "fusion", settings).model).luma
-        recipe = recipe.changed(
-            **{"model.luma.width": wanted.width, "model.luma.code_channels": wanted.code_channels}
-        )
-    if options.threads < 1 or options.log_every < 1:
-        raise UsageError("--threads and --log-every: expected a whole number from 1")
+    recipe = _recipe(options, options.variant, settings)
+    target = options.run_dir / "model"
+    if target.exists() and run.latest(options.run_dir) is None:
+        raise UsageError(f"{target}: holds a model that no run there made: name another --run-dir")
     torch.set_num_threads(options.threads)
-    paths, digest = photographs(options.data)
-    valid = photographs(options.valid)[0] if options.valid else []
+    photographs = image_set(options.data)
+    valid = image_set(options.valid).paths if options.valid else ()
+    sources = {"--data": f"{photographs.name}@{photographs.digest}"}
     initial = weights.load(options.initial) if options.initial else None
-    began = time.time()
-    sources = {"--data": f"{Path(options.data).name}@{digest}"}
-    sources |= {"--from": f"{Path(options.initial).name}@{weights.digest(initial)}"} if initial else {}
-    trainer = Trainer(
-        recipe, lambda device: PatchStore.from_files(paths, device), options.run_dir,
-        initial=initial, sources=sources, report=_Bar(recipe),
-    )  # fmt: skip
-    is_first = trainer.fabric.is_global_zero
-    if trainer.step and is_first:
-        print(f"resumed at step {trainer.step}", file=sys.stderr)
-    ended = trainer.fit(log_every=options.log_every, save_every_s=60 * options.save_minutes)
+    if initial is not None:
+        sources["--from"] = f"{Path(options.initial).name}@{weights.digest(initial)}"
+    began = time.monotonic()
+    with Progress("train", LINE_EVERY_S) as progress:
+        trainer = Trainer(
+            recipe, lambda device: PatchStore.from_files(photographs.paths, device), options.run_dir,
+            initial=initial, sources=sources, report=_reporter(progress),
+        )  # fmt: skip
+        is_first = trainer.fabric.is_global_zero
+        if trainer.step and is_first:
+            progress.say(f"resumed at step {trainer.step}")
+        ended = trainer.fit(log_every=options.log_every, save_every_s=60 * options.save_minutes)
     if not is_first:
         return 0
+    on_gpu = trainer.device.type == "cuda"
+    device = torch.cuda.get_device_name(trainer.device) if on_gpu else f"CPU {platform.machine()}"
     record = {
-        "command": command_line(), "photographs": len(paths),
-        "data_hash": digest,
-        "steps": trainer.step, "seconds": round(trainer.elapsed_s, 1), "device": _device(trainer.device),
+        "command": _command_line(), "photographs": len(photographs.paths), "data_hash": photographs.digest,
+        "steps": trainer.step, "seconds": round(trainer.elapsed_s, 1), "device": device,
         "processes": trainer.fabric.world_size, "threads": options.threads, "torch": torch.__version__,
         "ended": ended, "recipe": recipe.to_dict(), "trained": list(trainer.trained),
     }  # fmt: skip
     if initial is not None:
         record["from"] = {"name": Path(options.initial).name, "sha256": weights.digest(initial)}
-    weights.save_model(trainer.averaged, options.run_dir / "model", record)
-    print(f"{ended} at step {trainer.step}: {options.run_dir / 'model'}", file=sys.stderr)
+    weights.save_model(trainer.averaged, target, record)
+    print(f"{ended} at step {trainer.step}: {target}", file=sys.stderr)
     if ended == "interrupted":
         print("the same command goes on from here", file=sys.stderr)
         return 0
     if valid:
-        _evaluate(options.run_dir, valid, trainer.device)
-    print(f"{time.time() - began:.0f} s in all", file=sys.stderr)
+        averaged = weights.load(target, trainer.device)  # from the file, float16 as released
+        rows = validate(averaged, [read_image(path) for path in valid])
+        atomic_write(options.run_dir / "validation.csv", to_csv(rows))
+        print_table(rows)
+    print(f"{time.monotonic() - began:.0f} s in all", file=sys.stderr)
     return 0
 
 
-def photographs(source: str) -> tuple[list[Path], str]:
-    """Return a folder's images, or a registered set's where the libraries for that are installed."""
-    from mcml.data.images import data_digest, list_images
+def _reporter(progress: Progress) -> Callable[[Mapping[str, Any]], None]:
+    wanted = ("loss", "estimated_bpp_", "psnr_", "bits_", "images_per_s")
 
-    if Path(source).is_dir():
-        paths = list_images(Path(source))
-    else:
-        try:
-            from mcml.data.sets import image_set
-        except ImportError as error:
-            raise UsageError(f"{source}: no such folder (data sets by name need {error.name})") from error
-        found = image_set(source)
-        paths = list(found.paths)
-    if not paths:
-        raise DataError(f"{source}: no images in it")
-    return paths, data_digest(paths)
+    def report(row: Mapping[str, Any]) -> None:
+        figures = {name: v for name, v in row.items() if name.startswith(wanted) and math.isfinite(v)}
+        texts = (f"{name} {value:.3f}" for name, value in figures.items())
+        progress.update(row["spent"], "  ".join([f"step {row['step']}", *texts]))
+
+    return report
 
 
-def _evaluate(run_dir: Path, paths: Sequence[Path], device: Any) -> None:
-    from mcml.base.files import atomic_write, to_csv
-    from mcml.data.images import read_image
-    from mcml.model import validate as validation
-    from mcml.model import weights
-
-    model = weights.load(run_dir / "model", device)  # from the file, float16 as released
-    rows = validation.validate(model, [read_image(path) for path in paths])
-    atomic_write(run_dir / "validation.csv", to_csv(rows))
-    writer = csv.writer(sys.stdout, delimiter="\t")
-    writer.writerow(rows[0])
-    for row in rows:
-        writer.writerow(f"{value:.4f}" for value in row.values())
-
-
-def command_line() -> str:
+def _command_line() -> str:
     """Return the command line with folders by their last name: a record travels with the weights."""
     return " ".join(["mcml", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
 
 
-def _device(device: Any) -> str:
-    import platform
+# --------------------------------------------------------------------------- train-entropy
 
+
+def train_entropy(options: argparse.Namespace) -> int:
+    """Give a trained model the entropy coder of its files: context models, trained on its frozen bits.
+
+    mcml train-entropy --model runs/fusion/model --data train --run-dir runs/entropy --minutes 30
+    mcml train-entropy --model runs/independent/model --like runs/entropy/model --run-dir runs/entropy2
+    """
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
+    from mcml.data.images import read_image
+    from mcml.data.sets import image_set
+    from mcml.model import weights
+    from mcml.model.model_files import entropy_tensors, model_folder
+    from mcml.training.entropy import EntropyTrainer, FrozenBits
 
-
-class _Bar:
-    """One line on stderr: rewritten on a terminal, else one every half minute."""
-
-    def __init__(self, recipe: Any) -> None:
-        self.is_terminal = sys.stderr.isatty()
-        self.shown = 0.0
-        self.began = time.monotonic()
-        self.first: float | None = None
-
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = row["spent"]
-        gained = row["spent"] - self.first
-        left = f"{(now - self.began) * (1 - row['spent']) / gained:.0f} s" if gained > 0 else "?"
-        if not self.is_terminal and now - self.shown < 30 and row["spent"] < 1:
-            return
-        self.shown = now
-        bpp = sum(v for k, v in row.items() if k.startswith("estimated_bpp_"))  # NaN: none was made
-        quality = " ".join(f"{k[5:]} {v:.2f}" for k, v in row.items() if k.startswith("psnr_"))
-        cells = (
-            f"{row['step']}", f"{row['loss']:.3f}", f"{bpp:.3f}", quality, f"{row['images_per_s']:.1f}",
-            "0 s" if row["spent"] >= 1 else left,
+    if not options.like and options.minutes <= 0 and options.steps <= 0:
+        raise UsageError("give --minutes or --steps above 0, or --like")
+    torch.set_num_threads(options.threads)
+    model = weights.load(options.model, "cuda" if torch.cuda.is_available() else "cpu")
+    record = weights.load_config(model_folder(options.model))[1]
+    target = options.run_dir / "model"
+    if target.exists() and weights.digest(weights.load(target)) != weights.digest(model):
+        raise UsageError(f"{target}: holds another model: name another --run-dir")
+    if options.like:
+        entropy = entropy_tensors(model_folder(options.like))
+        _check_same_bits(model, weights.load(options.like))
+        own = {"command": _command_line(), "like": Path(options.like).name}
+        weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
+        return 0
+    photographs = image_set(options.data)
+    print(f"encoding {len(photographs.paths)} photographs", file=sys.stderr)
+    bits = FrozenBits(model, [read_image(path) for path in photographs.paths])
+    sources = {
+        "--model": f"{Path(options.model).name}@{weights.digest(model)}",
+        "--data": f"{photographs.name}@{photographs.digest}",
+    }
+    with Progress("train-entropy", LINE_EVERY_S) as progress:
+        trainer = EntropyTrainer(
+            model, bits, minutes=options.minutes, steps=options.steps, batch=options.batch, side=options.side,
+            lr=options.lr, bf16=options.bf16, run_dir=options.run_dir, sources=sources,
+            report=_reporter(progress),
         )  # fmt: skip
-        line = f"{100 * row['spent']:5.1f} %  " + "  ".join(
-            f"{name} {cell}" for name, cell in zip(COLUMNS, cells, strict=True)
-        )
-        print(line, end="\r" if self.is_terminal and row["spent"] < 1 else "\n", file=sys.stderr, flush=True)
+        if trainer.step:
+            progress.say(f"resumed at step {trainer.step}")
+        ended = trainer.fit()
+    if ended == "interrupted":
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 0
+    own = {
+        "command": _command_line(), "minutes": options.minutes, "steps": trainer.step,
+        "seconds": round(trainer.elapsed_s, 1), "photographs": len(photographs.paths),
+        "data_hash": photographs.digest, "threads": options.threads, "batch": options.batch,
+        "side": options.side,
+    }  # fmt: skip
+    weights.save_model(model, target, {**record, "entropy": own}, entropy=trainer.export())
+    print(f"finished: {target}", file=sys.stderr)
+    return 0
+
+
+def _check_same_bits(model: Model, other: Model) -> None:
+    """Raise `UsageError` unless two models turn every picture into the same bits."""
+    import torch
+
+    ours, theirs = (
+        {
+            k: v.cpu()
+            for k, v in m.state_dict().items()
+            if re.match(r"streams\.\w+\.(encoder|importance|groups)\b", k)
+        }
+        for m in (model, other)
+    )
+    for name, tensor in ours.items():
+        if name not in theirs or not torch.equal(tensor, theirs[name]):
+            raise UsageError(f"--like: the models differ in {name}, so their bits do")
 
 
 # ------------------------------------------------------------------------------------ info
 
 
-def _info(options: argparse.Namespace) -> int:
-    from mcml.model.cost import codec_cost, equal_cost_rgb, part_costs
-    from mcml.model.settings import VARIANTS, load_recipe
+def info(options: argparse.Namespace) -> int:
+    """Print a variant's layout, parameters and MACs per pixel.
+
+    mcml info --variant fusion --profile cpu
+    """
+    from mcml.model.cost import codec_cost, part_costs
+    from mcml.model.settings import VARIANTS
 
     names = [choose("variant", options.variant, VARIANTS)] if options.variant else list(VARIANTS)
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for name in names:
-        config = load_recipe(options.profile, name, options.set).model
-        if name == "rgb":
-            config = equal_cost_rgb(load_recipe(options.profile, "fusion", options.set).model)
+        config = _recipe(options, name, options.set).model
         parameters, macs = codec_cost(config)
-        found[name] = {"parameters": parameters, "macs_per_pixel": macs, "rows": part_costs(config),
-                       "config": config.to_dict()}  # fmt: skip
+        contents[name] = {
+            "parameters": parameters, "macs_per_pixel": macs, "rows": part_costs(config),
+            "config": config.to_dict(),
+        }  # fmt: skip
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(contents, indent=2))
         return 0
-    for name, content in found.items():
+    for name, content in contents.items():
         print(f"{name}: {VARIANTS[name]}")
         print(f"  {content['parameters']:,} parameters, {content['macs_per_pixel']:,.0f} MACs a pixel")
-        for key, settings in (("luma", content["config"]["luma"]), ("color", content["config"]["color"])):
-            if key == "luma" or name in ("independent", "fusion"):
-                print(f"  {key}: " + ", ".join(f"{k} {v}" for k, v in settings.items()))
-        print(f"  {'stream':8}{'part':14}{'parameters':>12}{'MACs/pixel':>12}")
-        for row in content["rows"]:
-            print(
-                f"  {row['stream']:8}{row['part']:14}{row['parameters']:>12,}{row['macs_per_pixel']:>12,.0f}"
-            )
+        for key in ("luma", "color") if name in ("independent", "fusion") else ("luma",):
+            print(f"  {key}: " + ", ".join(f"{k} {v}" for k, v in content["config"][key].items()))
+        print_table([{**row, "macs_per_pixel": round(row["macs_per_pixel"])} for row in content["rows"]])
     print("context models (bit_model, level_model) only estimate rates; totals leave them out.")
     return 0

@@ -6,6 +6,7 @@ import http.server
 import os
 import random
 import re
+import sys
 import threading
 from pathlib import Path
 
@@ -83,14 +84,14 @@ def test_embedded_photographs_are_those_of_the_registry():
     assert photographs.entry == "embedded"
 
 
-def test_altered_embedded_photograph_is_refused_by_name(mcml, tmp_path):
+def test_altered_embedded_photograph_is_refused_by_name(mcml, tmp_path, monkeypatch):
     package = tmp_path / "site" / "skimage"
     (package / "data").mkdir(parents=True)
     (package / "__init__.py").touch()
     picture(0).save(package / "data" / "astronaut.png")
-    result = mcml(
-        "evaluate", "embedded", "--codecs", "webp", "--csv", "t.csv", PYTHONPATH=f"{tmp_path / 'site'}"
-    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "skimage", raising=False)
+    result = mcml("evaluate", "embedded", "--codecs", "webp", "--csv", "t.csv")
     assert result.returncode == 1
     assert result.stderr.startswith(
         f"mcml: {package / 'data' / 'astronaut.png'}: differs from the registered"

@@ -1,0 +1,304 @@
+"""Tables from the command line: what compare, evaluate and data print, write and refuse."""
+
+import csv
+import json
+import math
+import os
+import shutil
+
+import numpy as np
+import pytest
+from helpers import failed, files_of
+from PIL import Image
+
+from mcml.codec import interface as codec
+from mcml.codec.learned import LearnedCodec
+from mcml.data import sets as data
+from mcml.data.images import read_image
+from mcml.lab import evaluate as evaluation
+from mcml.lab.output import format_value
+from mcml.metrics import distortion as metrics
+
+
+def strict(text):
+    """Parse JSON as other languages do: without the words NaN and Infinity."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def decoded(tmp_path, photo_folder):
+    """A folder of JPEG copies of the two photographs."""
+    folder = tmp_path / "decoded"
+    folder.mkdir()
+    for path in photo_folder.iterdir():
+        Image.open(path).save(folder / f"{path.stem}.jpg", quality=40)
+    return folder
+
+
+def rows_of(path, image):
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["image"] == image]
+
+
+# --------------------------------------------------------------------------------- compare
+
+
+def test_compare_of_two_files_prints_a_rounded_table_and_nothing_else(mcml, photo_folder, decoded):
+    result = mcml("compare", "photos/one.png", "decoded/one.jpg")
+    assert (result.returncode, result.stderr) == (0, "")
+    header, line = (text.split() for text in result.stdout.splitlines())
+    assert header == ["image", *metrics.COLUMNS]
+    row = metrics.compare(read_image(photo_folder / "one.png"), read_image(decoded / "one.jpg"))
+    assert line == ["one", *(format_value(name, value) for name, value in vars(row).items())]
+
+
+def test_compare_of_folders_as_json_holds_every_pair_and_their_mean(mcml, photo_folder, decoded):
+    result = mcml("compare", "photos", "decoded", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    content = strict(result.stdout)
+    assert list(content) == ["rows", "mean"]
+    assert [row.pop("image") for row in content["rows"]] == ["one", "two"]
+    for row, name in zip(content["rows"], ("one", "two"), strict=True):
+        pair = read_image(photo_folder / f"{name}.png"), read_image(decoded / f"{name}.jpg")
+        assert row == vars(metrics.compare(*pair))
+    assert content["mean"].pop("images") == 2
+    assert content["mean"].pop("identical") == 0
+    first, second = content["rows"]
+    assert content["mean"] == pytest.approx({name: (first[name] + second[name]) / 2 for name in first})
+
+
+def test_folders_with_an_identical_pair_say_what_the_mean_leaves_out(mcml, photo_folder, decoded):
+    (decoded / "one.jpg").unlink()
+    shutil.copy(photo_folder / "one.png", decoded)
+    result = mcml("compare", "photos", "decoded")
+    assert (result.returncode, result.stderr) == (0, "")
+    header, first, second, mean, note = result.stdout.splitlines()
+    psnr = header.split().index("psnr")
+    assert first.split()[psnr] == "inf"
+    assert mean.startswith("mean of 2")
+    assert mean.split()[psnr + 2] == second.split()[psnr]
+    assert note == "1 of 2 pairs are identical: infinite dB are not in the mean."
+
+
+def test_json_of_identical_and_of_tiny_images_is_valid(mcml, photo_folder, tmp_path):
+    result = mcml("compare", "photos/one.png", "photos/one.png", "--json")
+    assert result.returncode == 0
+    assert '"psnr": 1e999' in result.stdout
+    content = strict(result.stdout)
+    assert content["rows"][0]["psnr"] == content["mean"]["psnr"] == math.inf
+    assert content["rows"][0]["ciede2000"] == 0
+    assert content["mean"]["identical"] == 1
+    for name, value in (("a", 3), ("b", 9)):
+        Image.new("RGB", (5, 4), (value, value, 0)).save(tmp_path / f"{name}.png")
+    content = strict(mcml("compare", "a.png", "b.png", "--json").stdout)
+    assert content["rows"][0]["ssim"] is content["mean"]["ssim"] is None  # no window fits
+    assert content["rows"][0]["mse"] == 24
+
+
+@pytest.mark.parametrize(
+    "second, code, words",
+    [
+        ("nowhere.png", 1, ["nowhere.png: no such file or folder"]),
+        ("photos", 2, ["photos/one.png and photos: give two files or two folders"]),
+        ("text.png", 1, ["text.png: not an image"]),
+        ("a.mcml", 1, ["a.mcml: compare takes pictures: `mcml decompress a.mcml` first"]),
+        ("photos/two.png", 1, ["one.png is 160 x 128", "two.png is 96 x 128", "sizes must be equal"]),
+    ],
+)
+def test_compare_of_a_file_with_something_unfit_is_refused(mcml, photo_folder, tmp_path, second, code, words):
+    for name in ("text.png", "a.mcml"):
+        (tmp_path / name).write_text("no picture")
+    failed(mcml("compare", "photos/one.png", second), code, *words)
+
+
+def test_folders_that_do_not_pair_are_refused_by_name(mcml, photo_folder, decoded):
+    (decoded / "two.jpg").rename(decoded / "three.jpg")
+    failed(mcml("compare", "photos", "decoded"), 1, "names differ: 'three' is only in decoded (2 without")
+    shutil.copy(decoded / "one.jpg", photo_folder)
+    failed(mcml("compare", "photos", "decoded"), 1, "two images are named one")
+
+
+# --------------------------------------------------------------------------------- evaluate
+
+
+def test_evaluate_writes_the_table_and_its_run_beside_it(mcml, photo_folder, tmp_path):
+    command = ["evaluate", "photos", "--codecs", "webp,jpeg420", "--bpp", "0.2,1.5", "--csv", "new/t.csv"]
+    result = mcml(*command)
+    assert result.returncode == 0, result.stderr
+    assert files_of(tmp_path / "new") == ["t.csv", "t.csv.run.json"]
+    with (tmp_path / "new" / "t.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [*evaluation.KEYS, *metrics.COLUMNS]
+    paths = sorted(photo_folder.iterdir())
+    expected = evaluation.evaluate(paths, ["webp", "jpeg420"], [0.2, 1.5], workers=1)
+    assert len(rows) == 8
+    for row, wanted in zip(rows, expected.to_dict("records"), strict=True):
+        assert (row["image"], row["codec"]) == (wanted["image"], wanted["codec"])
+        assert row["reached"] == str(wanted["reached"])
+        for name in ("quality", "target_bpp", "bpp", *metrics.COLUMNS):
+            assert float(row[name]) == pytest.approx(wanted[name], rel=1e-15, nan_ok=True)
+
+    run = strict((tmp_path / "new" / "t.csv.run.json").read_text())
+    assert run["parameters"] == {
+        "folder": "photos",
+        "codecs": ["webp", "jpeg420"],
+        "target_bpp": [0.2, 1.5],
+    }
+    assert run["data_hash"] == data.image_set(str(photo_folder)).digest
+    assert run["images"] == 2
+
+    header, *means = result.stdout.splitlines()
+    assert header.split()[:4] == ["codec", "target_bpp", "quality", "bpp"]
+    shown = [tuple(line.split()[:2]) for line in means]
+    assert shown == [("webp", "0.200"), ("webp", "1.500"), ("jpeg420", "0.200"), ("jpeg420", "1.500")]
+    *notes, last = result.stderr.splitlines()
+    assert notes == [f"note: {sentence}" for sentence in evaluation.misses(expected)]
+    assert any("jpeg420 missed 0.2 bpp" in note for note in notes)
+    assert last == "8 rows in new/t.csv"
+
+
+def test_without_rates_each_codec_runs_its_own_qualities_and_the_run_says_how_it_was_made(
+    mcml, photo_folder, tmp_path
+):
+    command = "evaluate photos --codecs webp --workers 1 --csv t.csv"
+    assert mcml(*command.split()).returncode == 0
+    with (tmp_path / "t.csv").open(newline="") as file:
+        qualities = [float(row["quality"]) for row in csv.DictReader(file) if row["image"] == "two"]
+    assert tuple(qualities) == codec.get_codec("webp").qualities
+    run = strict((tmp_path / "t.csv.run.json").read_text())
+    assert run["parameters"]["target_bpp"] is None
+    assert run["command"] == f"mcml {command}"
+    assert {"commit", "dirty", "versions", "device", "threads", "seconds"} <= set(run)
+
+
+def test_evaluate_of_a_learned_codec_is_its_own_search_and_takes_a_folder(mcml, photo_folder, tmp_path):
+    fusion = LearnedCodec("fusion")
+    shutil.copytree(fusion.folder, tmp_path / "mine")
+    for name, rates in (("fusion", ["--bpp", "0.2"]), ("mine", [])):
+        command = ["evaluate", "photos", "--codecs", name, *rates, "--csv", f"{name}.csv", "--workers", 1]
+        result = mcml(*command)
+        assert result.returncode == 0, result.stderr
+    image = read_image(photo_folder / "two.png")
+    searched, own = (rows_of(tmp_path / f"{name}.csv", "two") for name in ("fusion", "mine"))
+    nearest = fusion.search(image, 0.2)
+    assert [(row["quality"], row["bpp"]) for row in searched] == [(str(nearest.quality), str(nearest.bpp))]
+    assert float(searched[0]["psnr"]) == pytest.approx(
+        metrics.compare(image, fusion.decode(nearest.data)).psnr
+    )
+    assert [float(row["quality"]) for row in own] == list(fusion.qualities)
+    for row in own:
+        assert float(row["bpp"]) == codec.bits_per_pixel(fusion.encode(image, float(row["quality"])), image)
+
+
+EVALUATE = ["evaluate", "photos", "--codecs", "webp", "--bpp", "1", "--workers", "1", "--csv"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.run.json"])
+def test_an_existing_table_and_its_record_are_kept_unless_overwrite_is_given(
+    mcml, photo_folder, tmp_path, name
+):
+    (tmp_path / name).write_text("mine")
+    before = files_of(tmp_path)
+    sentence = f"{name} exists: name another with --csv, or --overwrite replaces it"
+    failed(mcml(*EVALUATE, "t.csv"), 2, sentence)
+    assert (tmp_path / name).read_text() == "mine" and files_of(tmp_path) == before
+    assert mcml(*EVALUATE, "t.csv", "--overwrite").returncode == 0
+    assert (tmp_path / "t.csv").read_text().startswith("image,codec,")
+
+
+@pytest.mark.parametrize(
+    "arguments, code, words",
+    [
+        (["photos", "--codecs", "wepb"], 2, ["unknown codec 'wepb': did you mean 'webp'?"]),
+        (["photos", "--codecs", " , "], 2, ["--codecs is empty"]),
+        (["photos", "--codecs", "webp", "--bpp", "0.3,x"], 2, ["bpp list '0.3,x': expected rates above 0"]),
+        (["photos", "--codecs", "webp", "--bpp", "-1"], 2, ["bpp list '-1': expected rates above 0"]),
+        (["empty", "--codecs", "webp"], 1, ["empty: holds no image"]),
+        (["./nowhere", "--codecs", "webp"], 1, ["nowhere: no such folder"]),
+        (["kodac", "--codecs", "webp"], 2, ["unknown data set 'kodac': did you mean 'kodak'?"]),
+        (["train", "--codecs", "webp"], 1, ["data set 'train' not found (MCML_DATA is not set)"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and len(value) > 1 else "",
+)
+def test_evaluate_refuses_with_one_sentence_and_writes_nothing(
+    mcml, photo_folder, tmp_path, arguments, code, words
+):
+    (tmp_path / "empty").mkdir()
+    before = files_of(tmp_path)
+    failed(mcml("evaluate", *arguments, "--csv", "out/t.csv", MCML_DATA=""), code, *words)
+    assert files_of(tmp_path) == before
+
+
+def test_rate_out_of_reach_is_an_error_after_the_table_with_the_others_is_written(
+    mcml, photo_folder, tmp_path
+):
+    result = mcml("evaluate", "photos", "--codecs", "webp", "--bpp", "0.5,0.001", "--csv", "t.csv")
+    assert result.returncode == 1
+    assert "target 0.001 bpp is out of reach" in result.stderr.splitlines()[-1]
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 5
+
+
+def test_unreadable_image_among_good_ones_leaves_no_table(mcml, photo_folder, tmp_path):
+    (photo_folder / "zoo.png").write_text("no picture")
+    before = files_of(tmp_path)
+    failed(mcml(*EVALUATE, "t.csv"), 1, "photos/zoo.png: not an image")
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "table, code, words",
+    [
+        ("photos/one.png/t.csv", 1, "photos/one.png/t.csv: cannot be written"),
+        ("photos/one.png", 2, "--csv photos/one.png: a table's name ends in .csv"),
+        ("photos", 2, "--csv photos: a table's name ends in .csv"),
+        ("folder.csv", 2, "folder.csv exists"),
+    ],
+)
+def test_a_table_takes_no_picture_s_or_folder_s_place(mcml, photo_folder, tmp_path, table, code, words):
+    (tmp_path / "folder.csv").mkdir()
+    before = {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)}
+    failed(mcml(*EVALUATE, table, "--overwrite"), code, words)
+    assert {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)} == before
+
+
+# ------------------------------------------------------------------------------------ data
+
+
+def test_data_lists_every_set_with_its_state_and_licence(mcml):
+    result = mcml("data", MCML_DATA="")
+    assert (result.returncode, result.stderr) == (0, "")
+    header, *lines = result.stdout.splitlines()
+    assert header.split() == ["data", "set", "images", "state", "what", "licence"]
+    by_name = {line.split()[0]: line for line in lines}
+    assert list(by_name) == list(data.registry())
+    for name, line in by_name.items():
+        assert data.registry()[name]["title"] in line
+        assert data.registry()[name]["licence"] in line
+    assert by_name["embedded"].split()[1] == "7"
+    assert "here, hash as registered" in by_name["embedded"]
+    assert "downloaded on first use, or set MCML_DATA" in by_name["kodak"]
+    assert "not here: set MCML_DATA" in by_name["train"]
+
+
+def test_data_tells_another_folder_of_the_name_from_the_registered_one(mcml, photo_folder, tmp_path):
+    sets = tmp_path / "sets"
+    (sets / "kodak").mkdir(parents=True)
+    shutil.copytree(photo_folder, sets / "train")
+    for i in range(1, 25):
+        Image.fromarray(np.full((4, 6, 3), i, np.uint8)).save(sets / "kodak" / f"kodim{i:02}.png")
+    lines = mcml("data", MCML_DATA=os.fspath(sets)).stdout.splitlines()
+    by_name = {line.split()[0]: line for line in lines}
+    assert "2  here, differs from the registry" in by_name["train"]
+    assert "damaged" in by_name["kodak"]
+    assert "not here: set MCML_DATA" in by_name["valid"]
+
+
+def test_data_does_not_ask_for_mcml_data_where_a_file_of_the_set_is_missing(mcml, tmp_path):
+    (tmp_path / "kodak").mkdir()
+    lines = mcml("data", MCML_DATA=os.fspath(tmp_path)).stdout.splitlines()
+    (kodak,) = [line for line in lines if line.startswith("kodak")]
+    assert "set MCML_DATA" not in kodak
