@@ -3,5 +3,14 @@
 from mcml.base import lazy_attributes
 
 __getattr__ = lazy_attributes(
-    __name__, {"load": "weights", "released": "model_files", "to_tensor": "validate"}
+    __name__,
+    {
+        "load": "weights",
+        "save_model": "weights",
+        "released": "model_files",
+        "build": "model",
+        "to_tensor": "validate",
+        "codec_cost": "cost",
+        "load_recipe": "settings",
+    },
 )

@@ -23,21 +23,14 @@ def released_folder() -> Path:
 
 def released() -> list[str]:
     """Return the names of the released models, the poster's own first."""
-    found = sorted(path.parent.name for path in released_folder().glob("*/config.json"))
-    return sorted(found, key=lambda name: name != "fusion")
+    names = sorted(path.parent.name for path in released_folder().glob("*/config.json"))
+    return sorted(names, key=lambda name: name != "fusion")
 
 
 def model_folder(name: str | Path) -> Path:
-    """Return the folder of a model: a released one's name goes before a folder of that name.
-
-    Raises:
-        DataError: for a path without a folder.
-        UsageError: for an unknown name.
-    """
+    """Return the folder of a model, a released one by its name; `DataError` or `UsageError` if none is."""
     path = Path(name)
-    if isinstance(name, str) and name in released():
-        return released_folder() / name
-    if path.is_dir():
+    if name not in released() and path.is_dir():
         return path
     if len(path.parts) > 1:
         raise DataError(f"{name}: no such folder")
@@ -45,46 +38,32 @@ def model_folder(name: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return a model folder's config.json.
-
-    Raises:
-        DataError: if there is none or it is not a JSON object.
-    """
+    """Return a model folder's config.json; `DataError` if there is none or it is not a JSON object."""
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text("utf-8"))
+        return dict(content.items())
     except OSError as error:
         raise DataError(f"{folder}: not a model folder (no readable config.json)") from error
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
         raise DataError(f"{path}: not the configuration of a model of this version ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: not the configuration of a model of this version")
-    return content
 
 
 def identity(folder: Path) -> bytes:
     """Return the 8 bytes by which files name a model; `DataError` if it cannot write files."""
-    content = read_config(folder)
     try:
-        found = bytes.fromhex(content["identity"])[:IDENTITY_BYTES]
+        name = bytes.fromhex(read_config(folder)["identity"])[:IDENTITY_BYTES]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder}: has no entropy model yet; run `mcml train-entropy` on it") from error
-    if len(found) < IDENTITY_BYTES:
+    if len(name) < IDENTITY_BYTES:
         raise DataError(f"{folder}: its identity is too short")
-    return found
+    return name
 
 
 def name_of(model: bytes) -> str:
-    """Return the released model that a file's 8 bytes name.
-
-    Raises:
-        UnsupportedStreamError: if none is here.
-    """
+    """Return the released model that a file's 8 bytes name; `UnsupportedStreamError` if none is here."""
     for name in released():
-        if (
-            "identity" in read_config(released_folder() / name)
-            and identity(released_folder() / name) == model
-        ):
+        if read_config(released_folder() / name).get("identity", "").startswith(model.hex()):
             return name
     here = ", ".join(released()) or "none"
     raise UnsupportedStreamError(
@@ -94,19 +73,12 @@ def name_of(model: bytes) -> str:
 
 
 def entropy_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Return the integers of a model's entropy coder, by "stream.name"; empty if it has none.
-
-    Raises:
-        DataError: if the file is not a whole safetensors file.
-    """
-    path = folder / ENTROPY
-    content = read_config(folder)
-    if not path.exists() and content.get("shared"):
-        path = folder.parent / str(content["shared"]) / ENTROPY
+    """Return the integers of a model's entropy coder, by "stream.name"; empty if it has none."""
+    path, shared = folder / ENTROPY, read_config(folder).get("shared")
+    if not path.exists() and shared:
+        path = folder.parent / shared / ENTROPY
         if not path.exists():
-            raise DataError(
-                f"{folder}: shares the entropy coder of {content['shared']}, which is not beside it"
-            )
+            raise DataError(f"{folder}: shares the entropy coder of {shared}, which is not beside it")
     return dict(_read(path, path.stat().st_mtime_ns)) if path.exists() else {}
 
 

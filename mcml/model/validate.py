@@ -39,8 +39,8 @@ def validate(
     rows: list[dict[str, Any]] = []
     for dial in dials:
         pictures = [to_tensor(image).to(model.rate_slope.device) for image in images]
-        found = [measure_output(model, rgb, model(rgb, dial)) for rgb in pictures]
-        rows.append({"dial": dial, **{k: sum(f[k] for f in found) / len(found) for k in found[0]}})
+        figures = [measure_output(model, rgb, model(rgb, dial)) for rgb in pictures]
+        rows.append({"dial": dial, **{k: sum(of[k] for of in figures) / len(figures) for k in figures[0]}})
     return rows
 
 
