@@ -15,7 +15,7 @@ ONLY_IN = {  # rooms, or files of them
     "papermill": ("lab/runner",),
     "torch": ("data/patches", "model", "codec", "training", "lab", "cli/train"),
     "safetensors": ("model",),
-    "constriction": ("codec/range_coding",),
+    "constriction": ("codec/bits",),
     "lightning_fabric": ("training/run",),
     "lightning": ("training/run",),
 }

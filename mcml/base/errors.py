@@ -35,6 +35,7 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if name in names:
         return name
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    begin = [known_name for known_name in names if name and known_name.startswith(str(name))]
+    close = begin or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise UsageError(f"unknown {kind} '{name}': {hint}known are {', '.join(names)}")

@@ -70,13 +70,13 @@ def compress(options: argparse.Namespace) -> int:
     paths, failures = find_inputs(options.images, EXTENSIONS, "image", {SUFFIX}, IS_COMPRESSED)
     pairs = pair_outputs(paths, options, options.images, SUFFIX)
 
-    from mcml.codec.interface import bits_per_pixel
+    from mcml.codec.interface import bits_per_pixel, encode_at_bpp
     from mcml.codec.learned import LearnedCodec
     from mcml.metrics import distortion
 
     codec = LearnedCodec(options.model)
     how = {"adaptive": options.adaptive, "layers": options.layers}
-    if options.adaptive and any(table is None for table in codec.coder.tables.values()):
+    if options.adaptive and not codec.coder.has_maps:
         raise UsageError(f"--adaptive: {codec.name} has no importance maps")
 
     def work(source: Path, made: Path) -> tuple[dict[str, Any], str]:
@@ -84,7 +84,7 @@ def compress(options: argparse.Namespace) -> int:
         image, note = read_image(source), ""
         began = time.perf_counter()
         if options.rate is None:
-            nearest = codec.search(image, options.bpp or DEFAULT_BPP, **how)
+            nearest = encode_at_bpp(codec, image, options.bpp or DEFAULT_BPP, **how)
             data, quality = nearest.data, nearest.quality
         else:
             nearest, data, quality = None, codec.encode(image, options.rate, **how), options.rate
@@ -97,7 +97,8 @@ def compress(options: argparse.Namespace) -> int:
             measured = distortion.compare(image, codec.decode(data))
             row |= {name: getattr(measured, name) for name in SHOWN_METRICS}
         if nearest is not None and not nearest.reached:
-            low, high = (bits_per_pixel(codec.encode(image, end, **how), image) for end in (0, 100))
+            encode = codec.encoder(image, **how)
+            low, high = (bits_per_pixel(encode(end), image) for end in (0, 100))
             note = f"{nearest.explain(codec.name)}; on this image it reaches {low:.4f} to {high:.4f} bpp"
             if low < nearest.target_bpp < high:
                 note += ", in steps that are coarse on so few pixels"
@@ -117,7 +118,7 @@ def decompress(options: argparse.Namespace) -> int:
     mcml decompress compressed/ -o decoded/
     mcml decompress cut.mcml --partial
     """
-    from mcml.codec.container import read_header, take_stock
+    from mcml.codec.container import read, read_header
     from mcml.codec.learned import LearnedCodec, codec_of
     from mcml.data.images import EXTENSIONS, write_png
 
@@ -138,9 +139,9 @@ def decompress(options: argparse.Namespace) -> int:
                 data, luma_only=options.luma_only, partial=options.partial, layers=options.layers
             )
         except CorruptStreamError as error:
-            stock = take_stock(data)
-            if options.partial or not stock.shows or stock.whole == stock.chunks:  # it would fail again
-                raise
+            _, chunks = read(data, partial=True)
+            if options.partial or not header.shows(len(chunks)) or len(chunks) == header.chunk_count():
+                raise  # it would fail again
             raise CorruptStreamError(f"{error}; --partial decodes what is whole before it") from error
         if decoded.layers < min(header.layers, options.layers or header.layers):
             note = f"cut short or damaged: {decoded.layers} of {header.layers} layers are whole"
@@ -165,7 +166,7 @@ def identify(options: argparse.Namespace) -> int:
     mcml identify photo.mcml
     mcml identify compressed/ --json
     """
-    from mcml.codec.file_contents import block, describe
+    from mcml.codec.container import block, describe
     from mcml.data.images import EXTENSIONS
 
     paths, failures = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file", EXTENSIONS, IS_PICTURE)

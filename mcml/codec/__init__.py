@@ -3,5 +3,5 @@
 from mcml.base import lazy_attributes
 
 __getattr__ = lazy_attributes(
-    __name__, {"get_codec": "interface", "names": "interface", "encode_at_bpp": "rate_search"}
+    __name__, {"get_codec": "interface", "names": "interface", "encode_at_bpp": "interface"}
 )

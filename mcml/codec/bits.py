@@ -1,4 +1,4 @@
-"""Lossless coding of bits and importance levels by integer context models.
+"""Lossless coding: bits and importance levels by integer context models, and the range coder below them.
 
 Whatever decides a probability is integer arithmetic: whole numbers in float64, whose sums stay
 below 2^53 and are therefore exact in whatever order a machine adds. No exp and no division; the
@@ -9,11 +9,12 @@ Minnen, "Integer networks for data compression with latent-variable models", ICL
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from constriction import stream as constriction
 
-from mcml.base.errors import DataError
+from mcml.base.errors import CorruptStreamError, DataError
 from mcml.codec.order import (
     KNOWN,
     LATTICES,
@@ -26,12 +27,68 @@ from mcml.codec.order import (
     level_context,
     level_passes,
 )  # fmt: skip
-from mcml.codec.range_coding import Reader, Writer
-
-__all__ = ["BitCoder", "BitState", "Reader", "Writer", "read_levels", "write_levels"]
 
 STATE_CAP = 2.0**24  # of an inherited state
 EXACT = 2.0**53  # whole numbers below it are exact in float64
+BIT = constriction.model.Bernoulli(perfect=False)
+LEVEL = constriction.model.Categorical(perfect=False)
+
+
+class Writer:
+    """Collects symbols with their probabilities, then codes them all."""
+
+    def __init__(self) -> None:
+        self.encoder = constriction.queue.RangeEncoder()
+        self.bits = 0.0  # ideal length so far
+
+    def put_bits(self, bits: np.ndarray, ones: np.ndarray) -> None:
+        """Code bits (N,) in {0, 1} with probabilities of a one (N,) in 1 / 65536."""
+        if len(bits):
+            self.encoder.encode(bits.astype(np.int32), BIT, ones / ONE)
+            self.bits -= float(np.log2(np.where(bits, ones, ONE - ones) / ONE).sum())
+
+    def put_levels(self, levels: np.ndarray, shares: np.ndarray) -> None:
+        """Code levels (N,) with shares (N, L) of 65536."""
+        if len(levels):
+            self.encoder.encode(levels.astype(np.int32), LEVEL, shares / ONE)
+            self.bits -= float(np.log2(np.take_along_axis(shares, levels[:, None], 1) / ONE).sum())
+
+    def finish(self) -> bytes:
+        """Return the coded symbols, without trailing zero bytes (a reader puts them back)."""
+        words = self.encoder.get_compressed().astype("<u4")
+        return words.tobytes().rstrip(b"\0")
+
+
+class Reader:
+    """Gives back what a `Writer` coded, asked with the same probabilities in the same order."""
+
+    def __init__(self, data: bytes) -> None:
+        if data.endswith(b"\0"):
+            raise CorruptStreamError("a chunk ends in zero bytes, which no encoder writes")
+        words = np.frombuffer(data + b"\0" * (-len(data) % 4), "<u4").astype(np.uint32)
+        self.decoder = constriction.queue.RangeDecoder(words)
+
+    def _get(self, family: object, parameters: np.ndarray) -> np.ndarray:
+        try:
+            return self.decoder.decode(family, parameters)
+        except AssertionError as error:  # the library's word for data that no encoder can have written
+            raise CorruptStreamError("a chunk's symbols cannot be decoded") from error
+
+    def get_bits(self, ones: np.ndarray) -> np.ndarray:
+        """Return bits (N,) int32."""
+        return self._get(BIT, ones / ONE) if len(ones) else np.zeros(0, np.int32)
+
+    def get_levels(self, shares: np.ndarray) -> np.ndarray:
+        """Return levels (N,) int32."""
+        return self._get(LEVEL, shares / ONE) if len(shares) else np.zeros(0, np.int32)
+
+    def finish(self) -> None:
+        """Raise `CorruptStreamError` if symbols are left."""
+        if not self.decoder.maybe_exhausted():
+            raise CorruptStreamError("a chunk is longer than its symbols")
+
+
+# ----------------------------------------------------------------------- bits of the code
 
 
 @dataclass
@@ -45,24 +102,26 @@ class BitState:
         hidden: (N, H) float64 whole numbers each, the state in units of 2^-10.
         inherited: the part of `hidden` that comes from other streams.
         group: how many groups were coded.
-        costs: ideal bits of each group, when writing.
     """
 
     height: int
     width: int
     codes: list[np.ndarray]
     hidden: list[np.ndarray]
-    inherited: list[np.ndarray] = field(default_factory=list)
+    inherited: list[np.ndarray]
     group: int = 0
-    costs: list[float] = field(default_factory=list)
 
     def code(self) -> np.ndarray:
         """Return all masked bits in place, (h, w, n) int8."""
-        found = np.zeros((self.height, self.width, self.codes[0].shape[1]), np.int8)
+        whole = np.zeros((self.height, self.width, self.codes[0].shape[1]), np.int8)
         for lattice, part in enumerate(self.codes):
-            place = _lattice(found, lattice)
+            place = _lattice(whole, lattice)
             place[:] = part.reshape(place.shape)
-        return found
+        return whole
+
+    def packed(self) -> np.ndarray:
+        """Return the ones in place, (h, w, n / 8) uint8, the first bit highest."""
+        return np.packbits(self.code() > 0, axis=-1)
 
 
 class BitCoder:
@@ -135,7 +194,7 @@ class BitCoder:
         Args:
             height: positions.
             width: positions.
-            level_field: (h, w) 2 Q - (L - 1) of an adaptive map, None for a flat one.
+            level_field: (h, w) 2 Q - (L - 1) of an adaptive map, None for a uniform one.
             states: of the streams that were coded before.
         """
         hidden = np.broadcast_to(self.state_bias, (height, width, self.size)).copy()
@@ -145,26 +204,25 @@ class BitCoder:
             hidden += np.floor(near @ self.level_gather / 8)
         parts = [_lattice(hidden, q).reshape(-1, self.size) for q in range(len(LATTICES))]
         codes = [np.zeros((len(part), self.n)) for part in parts]
-        state = BitState(height, width, codes, [np.ascontiguousarray(part) for part in parts])
+        zeros = [np.zeros_like(part) for part in parts]
+        state = BitState(height, width, codes, [np.ascontiguousarray(part) for part in parts], zeros)
         self.refresh(state, states)
         return state
 
     def refresh(self, state: BitState, states: Sequence[BitState]) -> None:
         """Take over what the streams that were coded before say now."""
         for lattice, hidden in enumerate(state.hidden):
-            found = np.zeros_like(hidden)
+            inherited = np.zeros_like(hidden)
             for weight, other in zip(self.inherit, states, strict=True):
                 seen = np.clip(other.hidden[lattice], 0, STATE_CAP)
-                found += np.floor(seen @ weight * 2.0**-SCALE_BITS)
-            if len(state.inherited) <= lattice:
-                state.inherited.append(np.zeros_like(hidden))
-            hidden += found - state.inherited[lattice]
-            state.inherited[lattice] = found
+                inherited += np.floor(seen @ weight * 2.0**-SCALE_BITS)
+            hidden += inherited - state.inherited[lattice]
+            state.inherited[lattice] = inherited
 
     def write(self, state: BitState, bits: np.ndarray, opened: np.ndarray, upto: int, writer: Writer) -> None:
         """Code groups state.group + 1 .. upto of bits (h, w, n); a position has its first `opened` groups."""
         for group in range(state.group, upto):
-            span, before = self.spans[group], writer.bits
+            span = self.spans[group]
             code = (2.0 * bits[:, :, span] - 1) * (opened > group)[:, :, None]
             padded = np.pad(code, ((1, 1), (1, 1), (0, 0)))
             inside = np.tril(self.before[span, span], -1).T
@@ -176,7 +234,6 @@ class BitCoder:
                 ones = self._ones(logits + own @ inside)
                 writer.put_bits((own.T > 0).ravel(), ones.T.ravel())
             self._advance(state, group, padded, partials)
-            state.costs.append(writer.bits - before)
 
     def read(self, state: BitState, opened: np.ndarray, upto: int, reader: Reader) -> None:
         """Decode groups state.group + 1 .. upto into the state."""
@@ -197,9 +254,9 @@ class BitCoder:
                     if k + 1 < size:
                         logits[k + 1 :] += within[k + 1 :, k, None] * own[k]
                 place = _lattice(padded[1:-1, 1:-1], lattice)
-                flat = np.zeros((place.shape[0] * place.shape[1], size))
-                flat[open_] = own.T
-                place[:] = flat.reshape(place.shape)
+                rows = np.zeros((place.shape[0] * place.shape[1], size))
+                rows[open_] = own.T
+                place[:] = rows.reshape(place.shape)
             self._advance(state, group, padded, partials)
 
     def _logits(
@@ -253,8 +310,8 @@ def _near(padded: np.ndarray, taps: Sequence[int], lattice: int) -> np.ndarray:
         _lattice(padded[1 + y : 1 + y + height, 1 + x : 1 + x + width], lattice)
         for y, x in (TAPS[t] for t in taps)
     ]
-    found = np.concatenate(parts, axis=2)
-    return found.reshape(-1, found.shape[2])
+    near = np.concatenate(parts, axis=2)
+    return near.reshape(-1, near.shape[2])
 
 
 # -------------------------------------------------------------------------- importance map

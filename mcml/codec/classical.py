@@ -8,8 +8,9 @@ tiles as there are threads, so it is given one thread: files are then equal ever
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -90,6 +91,10 @@ class PillowCodec:
                 f"{self.name}: cannot encode {image.shape[1]} x {image.shape[0]} pixels: {error}"
             ) from error
         return buffer.getvalue()
+
+    def encoder(self, image: np.ndarray) -> Callable[[float], bytes]:
+        """Return what compresses an image at any quality."""
+        return partial(self.encode, image)
 
     def decode(self, data: bytes) -> np.ndarray:
         """Decompress to (H, W, 3) uint8 sRGB.

@@ -1,17 +1,21 @@
 """The `.mcml` container: a header and checked chunks. docs/FORMAT.md describes it byte by byte.
 
 Knows nothing of networks or probabilities; reads hostile bytes without trusting a number in them.
+`describe` tells what a file holds without decoding it.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
+from mcml.base import STRIDE
 from mcml.base.errors import CorruptStreamError, DataError, UnsupportedStreamError
+from mcml.model import model_files
 
 MAGIC = b"MCML"
 VERSION = 1
@@ -22,6 +26,10 @@ ADAPTIVE, LAYERED = 0x08, 0x10
 _FIXED = struct.Struct("<4sBBHH8s")
 CRC_BYTES = 4
 DIGEST_BYTES = 4
+PICTURES = {
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"II*\0": "TIFF",
+    b"MM\0*": "TIFF", b"BM": "BMP", b"\0\0\0\x0cjP": "JPEG 2000", b"\0\0\0\x0cJXL": "JPEG XL",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +40,7 @@ class Header:
         width: 1 to 65535 pixels.
         height: 1 to 65535 pixels.
         model: 8 bytes, the first of the model's identity.
-        rates: a stream each; flat map: level x 256, adaptive map: the level that predicts anchors.
+        rates: a stream each; uniform map: level x 256, adaptive map: the level that predicts anchors.
         adaptive: importance maps are sent.
         layers: 1 to 255 parts of the nested code, each decodable after those before it.
         tile_px: side of the tiles that are coded apart, a power of 2.
@@ -48,12 +56,17 @@ class Header:
     tile_px: int = 1024
     digest: bytes = bytes(DIGEST_BYTES)
 
-    def tiles(self) -> list[tuple[int, int, int, int]]:
-        """Return (top, left, height, width) in pixels of each tile, row by row."""
-        t = self.tile_px
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of positions, squares of 8 x 8 pixels."""
+        return -(-self.height // STRIDE), -(-self.width // STRIDE)
+
+    def tiles(self) -> list[tuple[slice, slice]]:
+        """Return the rows and columns of positions of each tile, row by row."""
+        (rows, columns), side = self.grid, self.tile_px // STRIDE
         return [
-            (y, x, min(t, self.height - y), min(t, self.width - x))
-            for y, x in product(range(0, self.height, t), range(0, self.width, t))
+            (slice(y, min(y + side, rows)), slice(x, min(x + side, columns)))
+            for y, x in product(range(0, rows, side), range(0, columns, side))
         ]
 
     def tile_count(self) -> int:
@@ -73,6 +86,11 @@ class Header:
         """Return how many chunks `order` yields."""
         return self.tile_count() * len(self.rates) * (self.layers + self.adaptive)
 
+    def shows(self, whole: int) -> bool:
+        """Whether so many chunks hold the first stream of the first layer, so that there is a picture."""
+        a_tile = len(self.rates) * (1 + self.adaptive)  # chunks, in the first layer
+        return whole > (self.tile_count() - 1) * a_tile + self.adaptive
+
     def check(self) -> Header:
         """Return the header, or raise `DataError` for what the format cannot hold."""
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
@@ -86,7 +104,7 @@ class Header:
         return self
 
     def pack(self) -> bytes:
-        """Return the header's bytes: 28 for a flat colour picture in one layer, 25 with importance maps."""
+        """Return the header's bytes: 28 for a uniform colour picture in one layer, 25 with maps."""
         self.check()
         tile = self.tile_px.bit_length() - 1 - TILE_LOG2.start
         flags = tile | ADAPTIVE * self.adaptive | LAYERED * (self.layers > 1)
@@ -108,7 +126,9 @@ def read_header(data: bytes) -> tuple[Header, int]:
     if not data:
         raise CorruptStreamError("the file is empty")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
-        raise CorruptStreamError("not an mcml file: it does not begin with 'MCML'")
+        kind = next((kind for magic, kind in PICTURES.items() if data.startswith(magic)), None)
+        what = f"it is a {kind} picture already" if kind else "it does not begin with 'MCML'"
+        raise CorruptStreamError(f"not an mcml file: {what}")
     if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
         raise UnsupportedStreamError(
             f"the file is of format version {data[len(MAGIC)]}: this mcml reads version {VERSION}; "
@@ -126,20 +146,20 @@ def read_header(data: bytes) -> tuple[Header, int]:
     position, layers, adaptive = _FIXED.size, 1, bool(flags & ADAPTIVE)
     rates = struct.Struct(f"<{3 if flags & 0x20 else 1}{'B' if adaptive else 'H'}")
     layered = bool(flags & LAYERED)
-    if len(data) < position + layered + rates.size + DIGEST_BYTES:
+    end = position + layered + rates.size + DIGEST_BYTES
+    if len(data) < end:
         raise CorruptStreamError(f"the file ends within its header, after {len(data)} bytes")
     if layered:
         layers = data[position]
         position += 1
         if layers < 2:
             raise CorruptStreamError("the header holds values that no encoder writes")
-    found = rates.unpack_from(data, position)
-    position += rates.size
     header = Header(
-        width=width, height=height, model=bytes(model), rates=found, adaptive=adaptive, layers=layers,
-        tile_px=1 << (TILE_LOG2.start + (flags & 7)), digest=bytes(data[position : position + DIGEST_BYTES]),
+        width=width, height=height, model=bytes(model), adaptive=adaptive, layers=layers,
+        rates=rates.unpack_from(data, position), tile_px=1 << (TILE_LOG2.start + (flags & 7)),
+        digest=bytes(data[end - DIGEST_BYTES : end]),
     )  # fmt: skip
-    return header, position + DIGEST_BYTES
+    return header, end
 
 
 def write(header: Header, chunks: Sequence[bytes]) -> bytes:
@@ -183,14 +203,13 @@ def _split(data: bytes) -> tuple[Header, list[bytes], CorruptStreamError | None]
     for layer, tile, stream, kind in header.order():
         where = f"chunk {len(chunks) + 1} ({kind} of stream {stream + 1}, tile {tile + 1}, layer {layer + 1})"
         try:
-            found = _read_length(data, position)
+            length, begin = _read_length(data, position)
         except CorruptStreamError as error:
             return header, chunks, error
-        if found is None or found[1] + found[0] + CRC_BYTES > len(data):
+        end = begin + length
+        if end + CRC_BYTES > len(data):
             why = f"the file ends within {where}: it was cut short, or a length is damaged"
             return header, chunks, CorruptStreamError(why)
-        length, begin = found
-        end = begin + length
         crc = zlib.crc32(data[position:end], crc)
         if crc.to_bytes(CRC_BYTES, "little") != data[end : end + CRC_BYTES]:
             return header, chunks, CorruptStreamError(f"{where} is damaged: its checksum differs")
@@ -202,48 +221,6 @@ def _split(data: bytes) -> tuple[Header, list[bytes], CorruptStreamError | None]
     return header, chunks, None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stock:
-    """What is in a file that is whole, or was cut short or damaged: then `error` says so.
-
-    Attributes:
-        header: the file's.
-        sizes: bytes by (stream from 0, "map" | "bits"), lengths and checksums left out.
-        chunks: how many the header promises.
-        whole: how many are there, their checksums right.
-        framing: bytes of the header, and of the whole chunks' lengths and checksums.
-        error: None for a whole file.
-    """
-
-    header: Header
-    sizes: dict[tuple[int, str], int]
-    chunks: int
-    whole: int
-    framing: int
-    error: CorruptStreamError | None
-
-    @property
-    def shows(self) -> bool:
-        """Whether the first stream of the first layer is whole, so that there is a picture."""
-        header = self.header
-        a_tile = len(header.rates) * (1 + header.adaptive)  # chunks, in the first layer
-        return self.whole > (header.tile_count() - 1) * a_tile + header.adaptive
-
-
-def take_stock(data: bytes) -> Stock:
-    """Check and count a file's chunks; raises what `read_header` does."""
-    header, chunks, error = _split(bytes(data))
-    kinds = ("map", "bits") if header.adaptive else ("bits",)
-    sizes = {(stream, kind): 0 for stream in range(len(header.rates)) for kind in kinds}
-    for (_, _, stream, kind), chunk in zip(header.order(), chunks, strict=False):
-        sizes[stream, kind] += len(chunk)
-    framing = len(header.pack()) + sum(len(_length(len(c))) + CRC_BYTES for c in chunks)
-    return Stock(
-        header=header, sizes=sizes, chunks=header.chunk_count(), whole=len(chunks), framing=framing,
-        error=error,
-    )  # fmt: skip
-
-
 def _length(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
@@ -252,12 +229,12 @@ def _length(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _read_length(data: bytes, position: int) -> tuple[int, int] | None:
-    """Return a length and where it ends, None where the data end; only the shortest form is read."""
+def _read_length(data: bytes, position: int) -> tuple[int, int]:
+    """Return a length and where it ends, beyond the data where they end; only the shortest form is read."""
     value = 0
     for i in range(5):
         if position + i >= len(data):
-            return None
+            return value, len(data) + 1
         byte = data[position + i]
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
@@ -265,3 +242,62 @@ def _read_length(data: bytes, position: int) -> tuple[int, int] | None:
                 break
             return value, position + i + 1
     raise CorruptStreamError("a chunk's length is written as no encoder writes it")
+
+
+# -------------------------------------------------------------------- what a file holds, for people
+
+
+def describe(data: bytes) -> tuple[dict[str, Any], CorruptStreamError | None]:
+    """Return what a file's bytes hold, by JSON's names, and what is wrong with one that was cut or damaged.
+
+    Raises:
+        CorruptStreamError: if there is no whole header.
+        UnsupportedStreamError: for another version, or more pixels than `MAX_PIXELS`.
+    """
+    header, chunks, error = _split(bytes(data))
+    try:
+        name = model_files.name_of(header.model)
+        variant = model_files.read_config(model_files.released_folder() / name)["model"]["variant"]
+    except (DataError, KeyError):
+        name = variant = ""
+    streams = ("Y", "Cb", "Cr") if len(header.rates) == 3 else ({"rgb": "RGB", "": "1"}.get(variant, "Y"),)
+    sizes = {"bits": dict.fromkeys(streams, 0), "map": dict.fromkeys(streams, 0) if header.adaptive else {}}
+    for (_, _, stream, kind), chunk in zip(header.order(), chunks, strict=False):
+        sizes[kind][streams[stream]] += len(chunk)
+    framing = len(header.pack()) + sum(len(_length(len(chunk))) + CRC_BYTES for chunk in chunks)
+    return {
+        "version": VERSION, "width": header.width, "height": header.height, "bytes": len(data),
+        "bpp": 8 * len(data) / (header.width * header.height), "model": name or header.model.hex(),
+        "model_id": header.model.hex(), "maps": "adaptive" if header.adaptive else "uniform",
+        "rates": dict(zip(streams, header.rates, strict=True)), "layers": header.layers,
+        "tiles": header.tile_count(), "tile_px": header.tile_px, "stream_bytes": sizes["bits"],
+        "map_bytes": sizes["map"], "overhead_bytes": framing,
+        "unusable_bytes": len(data) - framing - sum(map(len, chunks)), "digest": header.digest.hex(),
+        "chunks": header.chunk_count(), "whole_chunks": len(chunks), "checksums": error is None,
+    }, error  # fmt: skip
+
+
+def block(content: Mapping[str, Any]) -> str:
+    """Return what `describe` found as lines for people."""
+    unit = "level" if content["maps"] == "adaptive" else "level x 256"
+    here = ", which is not here" if content["model"] == content["model_id"] else ""
+    whole, chunks = content["whole_chunks"], content["chunks"]
+    rates = "  ".join(f"{key} {value}" for key, value in content["rates"].items())
+    lines = {
+        "format": f"version {content['version']}",
+        "picture": f"{content['width']} x {content['height']} pixels",
+        "file": f"{content['bytes']} bytes, {content['bpp']:.4f} bpp",
+        "model": content["model"] + here,
+        "maps": content["maps"],
+        "rates": f"{rates}  ({unit})",
+        "layers": content["layers"],
+        "tiles": f"{content['tiles']} of up to {content['tile_px']} pixels",
+        **{f"stream {key}": f"{size} bytes" for key, size in content["stream_bytes"].items()},
+        **{f"map {key}": f"{size} bytes" for key, size in content["map_bytes"].items()},
+        "overhead": f"{content['overhead_bytes']} bytes",
+        "digest": content["digest"],
+        "checksums": f"all {chunks} hold" if content["checksums"] else f"{whole} of {chunks} hold",
+    }
+    if unusable := content["unusable_bytes"]:
+        lines["unusable"] = f"{unusable} bytes, cut off or damaged"
+    return "\n".join([content["file"], *(f"  {name:<10} {text}" for name, text in lines.items())])

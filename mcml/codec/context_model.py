@@ -1,4 +1,4 @@
-"""The entropy coder's context models, in float for training; `entropy` runs them as integers.
+"""The entropy coder's context models, in float for training; `bits` runs them as integers.
 
 A bit's log-odds depend on the bits before it at its own position (a triangle of weights), on a
 hidden state that gathers the neighbourhood, and on states of the streams that were coded before.
@@ -51,7 +51,7 @@ class ContextModel(nn.Module):
 
         Args:
             code: (B, h, w, n) masked bits in {-1, 0, +1}.
-            level: (B, h, w) 2 Q - (L - 1) where the map is adaptive, 0 where it is flat.
+            level: (B, h, w) 2 Q - (L - 1) where the map is adaptive, 0 where it is uniform.
             states: (B, h, w, H') of the streams that were coded before.
         """
         height, width = code.shape[1:3]
@@ -86,14 +86,14 @@ class ContextModel(nn.Module):
 
     @torch.no_grad()
     def export(self) -> dict[str, np.ndarray]:
-        """Return the weights as integers, by the names that `entropy.BitCoder` expects."""
+        """Return the weights as integers, by the names that `bits.BitCoder` expects."""
 
         def whole(value: Tensor, kind: type, bits: int = SCALE_BITS) -> np.ndarray:
             limits = np.iinfo(kind)
             rounded = (value.detach().double() * 2**bits).round().clamp(limits.min, limits.max)
             return rounded.cpu().numpy().astype(kind)
 
-        found = {
+        tensors = {
             "group_sizes": np.array(self.groups, np.int32),
             "gather": whole(self.gather, np.int16),
             "level_gather": whole(self.level_gather, np.int16),
@@ -105,5 +105,5 @@ class ContextModel(nn.Module):
             "table": probability_table(),
         }
         for i, weight in enumerate(self.inherit):
-            found[f"inherit_{i}"] = whole(weight, np.int16)
-        return found
+            tensors[f"inherit_{i}"] = whole(weight, np.int16)
+        return tensors

@@ -32,9 +32,9 @@ def probability_table() -> np.ndarray:
     return np.clip(np.round(ONE / (1 + np.exp(-middle))), 1, ONE - 1).astype(np.int32)
 
 
-def bayer(height: int, width: int, row: int = 0, column: int = 0) -> np.ndarray:
-    """Return (height, width) ranks 0..255 of an ordered dither, from a position of the whole image on."""
-    y, x = np.arange(row, row + height)[:, None], np.arange(column, column + width)[None, :]
+def bayer(height: int, width: int) -> np.ndarray:
+    """Return (height, width) ranks 0..255 of an ordered dither, which repeats every 16 positions."""
+    y, x = np.arange(height)[:, None], np.arange(width)[None, :]
     rank = np.zeros((height, width), np.int64)
     for bit in range(4):
         a, b = (y >> bit) & 1, (x >> bit) & 1
@@ -42,9 +42,9 @@ def bayer(height: int, width: int, row: int = 0, column: int = 0) -> np.ndarray:
     return rank
 
 
-def flat_levels(rate: int, height: int, width: int, row: int = 0, column: int = 0) -> np.ndarray:
-    """Return (height, width) int64 levels of a flat map: rate / 256 on average, dithered between two."""
-    return (rate >> 8) + (bayer(height, width, row, column) < (rate & 255))
+def uniform_levels(rate: int, height: int, width: int) -> np.ndarray:
+    """Return (height, width) int64 levels of a uniform map: rate / 256 on average, dithered between two."""
+    return (rate >> 8) + (bayer(height, width) < (rate & 255))
 
 
 def level_passes(height: int, width: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, list]]:
@@ -76,16 +76,16 @@ def _grid(rows: range, columns: range) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _around(rows, columns, half, taps, height, width) -> list:
-    found = []
-    flat, narrow = (rows < half) & (rows + half >= height), (columns < half) & (columns + half >= width)
+    near = []
+    low, narrow = (rows < half) & (rows + half >= height), (columns < half) & (columns + half >= width)
     for dy, dx in taps:
-        turned = (flat & (dy != 0)) | (narrow & (dx != 0))
+        turned = (low & (dy != 0)) | (narrow & (dx != 0))
         dy, dx = np.where(turned, dx, dy), np.where(turned, dy, dx)
         y, x = rows + dy * half, columns + dx * half
         y = np.where((y < 0) | (y >= height), rows - dy * half, y)
         x = np.where((x < 0) | (x >= width), columns - dx * half, x)
-        found.append((y, x))
-    return found
+        near.append((y, x))
+    return near
 
 
 def level_context(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:

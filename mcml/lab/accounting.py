@@ -16,7 +16,6 @@ from mcml.codec import container as bitstream
 from mcml.codec import interface as codecs
 from mcml.codec.interface import bits_per_pixel, encode_at_bpp, get_codec
 from mcml.codec.learned import LearnedCodec
-from mcml.codec.tiles import unpack
 from mcml.lab.workers import one_thread, side_by_side
 from mcml.metrics import distortion as metrics
 from mcml.metrics.color import rgb_to_lab, rgb_to_ycbcr
@@ -46,9 +45,9 @@ def bit_rows(
     """
     rows = []
     for name, image in images.items():
-        pieces, _ = coder.analyse(image)
+        analysis = coder.analyse(image)
         for kind, quality in product(kinds, qualities):
-            found = coder.pack(image.shape[:2], pieces, quality, adaptive=kind == "adaptive")
+            found = coder.pack(analysis, quality, adaptive=kind == "adaptive")
             size, framing = 8 * len(found.data), 8 * framing_bytes(found.data)
             parts = {part: (found.raw_bits[part], bits) for part, bits in found.ideal_bits.items()}
             parts["framing"] = (0.0, framing)
@@ -97,23 +96,16 @@ def framing_bytes(data: bytes) -> int:
 
 def integers_survive(coder: LearnedCodec, image: np.ndarray, quality: float, *, adaptive: bool) -> bool:
     """Say whether a file gives back each opened bit and each level that the encoder meant."""
-    pieces, _ = coder.analyse(image)
-    data = coder.pack(image.shape[:2], pieces, quality, adaptive=adaptive).data
+    analysis = coder.analyse(image)
+    data = coder.pack(analysis, quality, adaptive=adaptive).data
     header, chunks = bitstream.read(data)
-    tiles, _ = coder.coder.read(header, chunks, False, None)
-    for piece, tile, place in zip(pieces, tiles, header.tiles(), strict=True):
-        for key, (packed, opened) in tile.items():
-            level = (
-                coder.coder.adaptive(key, piece.logits[key], quality)
-                if adaptive
-                else coder.coder.flat(header, key, place)
-            )
-            n = coder.coder.coders[key].n
-            mask = coder.coder.channel_groups(key) <= coder.coder.opened(key, level)[..., None]
-            if not np.array_equal(coder.coder.opened(key, level), opened):
-                return False
-            if not np.array_equal(unpack(packed, n) & mask, unpack(piece.bits[key], n) & mask):
-                return False
+    codes, _ = coder.coder.read(header, chunks)
+    for key, (packed, opened) in codes.items():
+        logits = analysis.logits[key]
+        levels = coder.coder.adaptive(key, logits, quality) if adaptive else coder.coder.uniform(header, key)
+        mask = np.packbits(coder.coder.channel_groups(key) <= levels[..., None], axis=-1)
+        if not (np.array_equal(opened, levels) and np.array_equal(packed, analysis.bits[key] & mask)):
+            return False
     return True
 
 
@@ -163,9 +155,9 @@ def _file_rows(
     coder, rows = LearnedCodec(folder), []
     for image_name, image in images.items():
         pixels = image.shape[0] * image.shape[1]
-        pieces, _ = coder.analyse(image)
+        analysis = coder.analyse(image)
         for quality in qualities:
-            found = coder.pack(image.shape[:2], pieces, quality, adaptive=kind == "adaptive")
+            found = coder.pack(analysis, quality, adaptive=kind == "adaptive")
             decoded = coder.decode(found.data)
             rows.append(
                 {

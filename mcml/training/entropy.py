@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from mcml.base import STRIDE
 from mcml.base.errors import DataError
 from mcml.codec.context_model import ContextModel
-from mcml.codec.neural import analyse
 from mcml.codec.order import LEVEL_PASSES, ONE, SPREADS, level_context, level_passes
+from mcml.codec.transforms import analysis_transform
 from mcml.model.model import Model, Stream
 from mcml.model.quantization import importance_levels, masked_bits
 from mcml.model.rate import BITS_PER_NAT
@@ -48,7 +48,7 @@ class FrozenBits:
                     tile = image[y : min(y + tile_px, height), x : min(x + tile_px, width)]
                     self.tiles.append({
                         key: (np.packbits(bits, axis=-1), logit.astype(np.float16))
-                        for key, (bits, logit) in analyse(model, tile).items()
+                        for key, (bits, logit) in analysis_transform(model, tile).items()
                     })  # fmt: skip
 
     def sample(self, count: int, side: int, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from mcml.base.errors import CorruptStreamError, DataError
-from mcml.codec import bits as entropy
-from mcml.codec.bits import BitCoder, Reader, Writer
+from mcml.codec.bits import BitCoder, Reader, Writer, read_levels, write_levels
 from mcml.codec.context_model import ContextModel
 from mcml.codec.order import (
     KNOWN,
@@ -20,9 +19,9 @@ from mcml.codec.order import (
     SPREADS,
     TAPS,
     bayer,
-    flat_levels,
     level_passes,
     probability_table,
+    uniform_levels,
 )
 from mcml.training.entropy import normalised
 
@@ -93,13 +92,13 @@ def mask_of(opened, sizes=GROUPS):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    height=SIDES, width=SIDES, seed=st.integers(0, 2**32 - 1), adaptive=st.booleans(), flat=st.booleans(),
+    height=SIDES, width=SIDES, seed=st.integers(0, 2**32 - 1), adaptive=st.booleans(), uniform=st.booleans(),
     cuts=st.lists(st.integers(0, len(GROUPS)), max_size=3).map(sorted),
 )  # fmt: skip
-def test_bits_of_any_size_come_back_with_the_state_that_wrote_them(height, width, seed, adaptive, flat, cuts):
+def test_bits_of_any_size_come_back_with_the_state(height, width, seed, adaptive, uniform, cuts):
     rng = np.random.default_rng(seed)
     first, second = random_coder(rng), random_coder(rng, hidden=4, inherited=(6,))
-    if flat:
+    if uniform:
         opened = np.full((height, width), rng.integers(0, len(GROUPS) + 1))
     else:
         opened = rng.integers(0, len(GROUPS) + 1, (height, width))
@@ -114,7 +113,6 @@ def test_bits_of_any_size_come_back_with_the_state_that_wrote_them(height, width
         np.testing.assert_array_equal(hidden(found), np.round(hidden(found)))
         spent = 8 * sum(map(len, chunks))
         assert ideal - 32 * len(chunks) <= spent <= 1.001 * ideal + 64 * len(chunks)
-        assert sum(state.costs) == pytest.approx(ideal)
         written.append(state)
         read.append(found)
 
@@ -183,10 +181,10 @@ def test_maps_of_any_size_come_back(height, width, levels, seed):
     if rng.random() < 0.5:
         wanted = np.minimum(wanted, wanted[:1] // 2 + 1)  # smoother
     writer = Writer()
-    entropy.write_levels(wanted, tables, middle, writer)
+    write_levels(wanted, tables, middle, writer)
     chunk = writer.finish()
     reader = Reader(chunk)
-    np.testing.assert_array_equal(entropy.read_levels(height, width, tables, middle, reader), wanted)
+    np.testing.assert_array_equal(read_levels(height, width, tables, middle, reader), wanted)
     reader.finish()
     assert writer.bits - 32 <= 8 * len(chunk) <= 1.001 * writer.bits + 64
 
@@ -516,37 +514,36 @@ def test_level_passes_visit_each_position_once_and_know_their_neighbours(height,
 def test_the_dither_ranks_every_value_once_in_16_by_16_from_any_corner_on():
     whole = bayer(160, 160)
     for row, column in [(0, 0), (3, 11), (16, 32), (129, 77)]:
-        part = bayer(16, 16, row, column)
+        part = whole[row : row + 16, column : column + 16]
         np.testing.assert_array_equal(np.sort(part.ravel()), np.arange(256))
-        np.testing.assert_array_equal(part, whole[row : row + 16, column : column + 16])
 
 
 @settings(max_examples=60, deadline=None)
 @given(rate=st.integers(0, 65280), row=st.integers(0, 300), column=st.integers(0, 300))
-def test_flat_levels_are_the_rate_on_average_over_any_16_by_16(rate, row, column):
-    levels = flat_levels(rate, 16, 16, row, column)
+def test_uniform_levels_are_the_rate_on_average_over_any_16_by_16(rate, row, column):
+    levels = uniform_levels(rate, row + 16, column + 16)[row:, column:]
     assert levels.sum() == rate
     assert levels.max() - levels.min() <= 1
 
 
-def test_flat_levels_only_rise_with_the_rate_and_one_position_at_a_time():
-    before = flat_levels(0, 16, 16)
+def test_uniform_levels_only_rise_with_the_rate_and_one_position_at_a_time():
+    before = uniform_levels(0, 16, 16)
     assert not before.any()
     for rate in range(1, 1025):
-        levels = flat_levels(rate, 16, 16)
+        levels = uniform_levels(rate, 16, 16)
         assert (levels >= before).all() and (levels - before).sum() == 1
         before = levels
 
 
 def test_every_quarter_of_the_dither_holds_a_quarter_of_any_rate():
     for rate in range(0, 257, 4):
-        levels = flat_levels(rate, 16, 16)
+        levels = uniform_levels(rate, 16, 16)
         quarters = levels.reshape(2, 8, 2, 8).sum(axis=(1, 3))
         np.testing.assert_array_equal(quarters, rate // 4)
 
 
 def test_half_a_level_is_a_checkerboard_and_a_quarter_every_other_row_and_column():
     y, x = np.indices((16, 16))
-    np.testing.assert_array_equal(flat_levels(128, 16, 16), (y + x) % 2 == 0)
-    np.testing.assert_array_equal(flat_levels(64, 16, 16), (y % 2 == 0) & (x % 2 == 0))
-    np.testing.assert_array_equal(flat_levels(32, 16, 16), (y % 4 == x % 4) & (y % 2 == 0))
+    np.testing.assert_array_equal(uniform_levels(128, 16, 16), (y + x) % 2 == 0)
+    np.testing.assert_array_equal(uniform_levels(64, 16, 16), (y % 2 == 0) & (x % 2 == 0))
+    np.testing.assert_array_equal(uniform_levels(32, 16, 16), (y % 4 == x % 4) & (y % 2 == 0))

@@ -3,12 +3,13 @@
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcml.base.errors import CorruptStreamError, DataError, UnsupportedStreamError
-from mcml.codec import container as bitstream
+from mcml.codec import container
 from mcml.codec.container import MAX_PIXELS, MAX_SIDE, Header
 
 
@@ -16,7 +17,7 @@ from mcml.codec.container import MAX_PIXELS, MAX_SIDE, Header
 def headers(draw, most_chunks=60):
     adaptive = draw(st.booleans())
     rate = st.integers(0, 255 if adaptive else 65535)
-    tile = 1 << draw(st.sampled_from(bitstream.TILE_LOG2))
+    tile = 1 << draw(st.sampled_from(container.TILE_LOG2))
     header = Header(
         width=draw(st.integers(1, 3 * tile)), height=draw(st.integers(1, 3 * tile)),
         model=draw(st.binary(min_size=8, max_size=8)), adaptive=adaptive, tile_px=tile,
@@ -50,22 +51,26 @@ def test_header_and_chunks_come_back(header, data):
     sizes = st.one_of(st.integers(0, 20), st.sampled_from([127, 128, 129, 16383, 16384]))
     size = data.draw(sizes)
     chunks = [bytes([i % 251]) * (size if i == 0 else i % 3) for i, _ in enumerate(header.order())]
-    packed = bitstream.write(header, chunks)
-    assert bitstream.read(packed) == (header, chunks)
-    assert bitstream.read(packed, partial=True) == (header, chunks)
-    assert bitstream.read_header(packed) == (header, len(header.pack()))
+    packed = container.write(header, chunks)
+    assert container.read(packed) == (header, chunks)
+    assert container.read(packed, partial=True) == (header, chunks)
+    assert container.read_header(packed) == (header, len(header.pack()))
 
 
 @settings(max_examples=60, deadline=None)
 @given(header=headers())
 def test_tiles_cover_every_pixel_once_and_the_order_names_every_chunk_once(header):
+    covered = np.zeros(header.grid, int)
+    assert [
+        8 * (n - 1) < px <= 8 * n for n, px in zip(header.grid, (header.height, header.width), strict=True)
+    ]
     tiles = header.tiles()
-    assert sum(height * width for _, _, height, width in tiles) == header.width * header.height
-    assert len({(top, left) for top, left, _, _ in tiles}) == len(tiles)
-    for top, left, height, width in tiles:
-        assert top % header.tile_px == left % header.tile_px == 0
-        assert 0 < height <= min(header.tile_px, header.height - top)
-        assert 0 < width <= min(header.tile_px, header.width - left)
+    for rows, columns in tiles:
+        covered[rows, columns] += 1
+        assert 8 * rows.start % header.tile_px == 8 * columns.start % header.tile_px == 0
+        assert 0 < rows.stop - rows.start <= header.tile_px // 8 >= columns.stop - columns.start > 0
+    assert (covered == 1).all()
+    assert tiles == sorted(tiles, key=lambda tile: (tile[0].start, tile[1].start))
     order = list(header.order())
     assert len(order) == len(set(order))
     maps = len(tiles) * len(header.rates) if header.adaptive else 0
@@ -76,8 +81,8 @@ def test_tiles_cover_every_pixel_once_and_the_order_names_every_chunk_once(heade
 @pytest.mark.parametrize("size", [(1, 1), (MAX_SIDE, 1), (1, MAX_SIDE), (16384, 16384)])
 def test_the_smallest_and_the_largest_pictures_fit(size):
     header = header_of(width=size[0], height=size[1], tile_px=2048)
-    packed = bitstream.write(header, chunks_of(header))
-    assert bitstream.read(packed)[0] == header
+    packed = container.write(header, chunks_of(header))
+    assert container.read(packed)[0] == header
 
 
 # ----------------------------------------------------------------------------------- overhead
@@ -88,7 +93,7 @@ def test_the_smallest_and_the_largest_pictures_fit(size):
 def test_a_colour_files_overhead_is_at_most_64_bytes(adaptive, header_bytes, size):
     header = header_of(adaptive=adaptive, rates=(7, 3, 2), width=1024, height=1024)
     chunks = chunks_of(header, size)
-    overhead = len(bitstream.write(header, chunks)) - sum(map(len, chunks))
+    overhead = len(container.write(header, chunks)) - sum(map(len, chunks))
     assert len(header.pack()) == header_bytes
     assert overhead <= 64
     assert overhead == header_bytes + len(chunks) * (4 + 1 + (size > 127))
@@ -97,7 +102,7 @@ def test_a_colour_files_overhead_is_at_most_64_bytes(adaptive, header_bytes, siz
 def test_chunks_of_bits_may_be_long_before_the_overhead_passes_64_bytes():
     header = header_of(adaptive=True, rates=(7, 3, 2), width=1024, height=1024)
     chunks = [bytes(2_000_000 if kind == "bits" else 16383) for *_, kind in header.order()]
-    assert len(bitstream.write(header, chunks)) - sum(map(len, chunks)) == 64
+    assert len(container.write(header, chunks)) - sum(map(len, chunks)) == 64
 
 
 # ----------------------------------------------------------------------------------- refusals
@@ -118,18 +123,18 @@ def test_chunks_of_bits_may_be_long_before_the_overhead_passes_64_bytes():
 )
 def test_what_the_format_cannot_hold_is_not_written(changes, words):
     with pytest.raises(DataError, match=words):
-        bitstream.write(header_of(**changes), [])
+        container.write(header_of(**changes), [])
 
 
 @pytest.mark.parametrize("version", [0, 2, 3, 77, 255])
 def test_other_versions_are_refused_as_such(version):
-    packed = bytearray(bitstream.write(header_of(), chunks_of(header_of())))
+    packed = bytearray(container.write(header_of(), chunks_of(header_of())))
     packed[4] = version
     for data in (packed, packed[:5]):
         with pytest.raises(
             UnsupportedStreamError, match=f"format version {version}: this mcml reads version 1"
         ):
-            bitstream.read(bytes(data))
+            container.read(bytes(data))
 
 
 @pytest.mark.parametrize("width, height", [(MAX_SIDE, MAX_SIDE), (16385, 16384), (4097, 65535)])
@@ -137,7 +142,7 @@ def test_too_many_pixels_are_refused_before_anything_is_made_of_them(width, heig
     packed = bytearray(header_of().pack())
     struct.pack_into("<HH", packed, 6, width, height)
     with pytest.raises(UnsupportedStreamError, match=f"{width} x {height} pixels: this mcml decodes at most"):
-        bitstream.read(bytes(packed))
+        container.read(bytes(packed))
 
 
 @pytest.mark.parametrize("width, height", [(0, 40), (48, 0), (0, 0)])
@@ -145,7 +150,7 @@ def test_pictures_without_pixels_are_refused(width, height):
     packed = bytearray(header_of().pack())
     struct.pack_into("<HH", packed, 6, width, height)
     with pytest.raises(CorruptStreamError, match="no encoder writes"):
-        bitstream.read(bytes(packed))
+        container.read(bytes(packed))
 
 
 @pytest.mark.parametrize("flag", [0x40, 0x80])
@@ -153,7 +158,7 @@ def test_flags_without_a_meaning_are_refused(flag):
     packed = bytearray(header_of().pack())
     packed[5] |= flag
     with pytest.raises(CorruptStreamError, match="no encoder writes"):
-        bitstream.read(bytes(packed))
+        container.read(bytes(packed))
 
 
 @pytest.mark.parametrize("layers", [0, 1])
@@ -162,15 +167,15 @@ def test_a_layered_file_of_fewer_than_two_layers_is_refused(layers):
     assert packed[18] == 2
     packed[18] = layers
     with pytest.raises(CorruptStreamError, match="no encoder writes"):
-        bitstream.read(bytes(packed))
+        container.read(bytes(packed))
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"x", bytes(100)])
 def test_bytes_after_the_last_chunk_are_refused_and_counted(extra):
-    packed = bitstream.write(header_of(), chunks_of(header_of())) + extra
+    packed = container.write(header_of(), chunks_of(header_of())) + extra
     for partial in (False, True):
         with pytest.raises(CorruptStreamError, match=f"^{len(extra)} bytes follow the last chunk$"):
-            bitstream.read(packed, partial=partial)
+            container.read(packed, partial=partial)
 
 
 @pytest.mark.parametrize(
@@ -181,28 +186,28 @@ def test_lengths_in_another_than_the_shortest_form_are_refused(length):
     header = header_of(rates=(5,))
     packed = with_chunk(header, length + b"abc")
     with pytest.raises(CorruptStreamError, match="length is written as no encoder writes it"):
-        bitstream.read(packed)
-    assert bitstream.read(with_chunk(header, b"\x03abc"))[1] == [b"abc"]
+        container.read(packed)
+    assert container.read(with_chunk(header, b"\x03abc"))[1] == [b"abc"]
 
 
 @pytest.mark.parametrize("length", [b"\x04", b"\x7f", b"\xff\x7f", b"\xff\xff\xff\xff\x7f"])
 def test_lengths_beyond_the_end_are_refused(length):
     packed = with_chunk(header_of(rates=(5,)), length + b"abc")
     with pytest.raises(CorruptStreamError, match="ends within chunk 1"):
-        bitstream.read(packed)
+        container.read(packed)
 
 
 def test_a_checksum_covers_the_header_and_every_chunk_before_it():
     header = header_of()
-    packed = bitstream.write(header, chunks_of(header))
-    other = bitstream.write(header_of(rates=(700, 300, 201)), chunks_of(header))
+    packed = container.write(header, chunks_of(header))
+    other = container.write(header_of(rates=(700, 300, 201)), chunks_of(header))
     with pytest.raises(CorruptStreamError, match=r"chunk 1 \(bits of stream 1, tile 1, layer 1\) is damaged"):
-        bitstream.read(packed[: len(header.pack())] + other[len(header.pack()) :])
+        container.read(packed[: len(header.pack())] + other[len(header.pack()) :])
     first = len(header.pack()) + 10
-    different = bitstream.write(header, [b"other", *chunks_of(header)[1:]])
+    different = container.write(header, [b"other", *chunks_of(header)[1:]])
     assert len(packed) == len(different)
     with pytest.raises(CorruptStreamError, match=r"chunk 2 \(bits of stream 2"):
-        bitstream.read(packed[:first] + different[first:])
+        container.read(packed[:first] + different[first:])
 
 
 # ------------------------------------------------------------------------------------- partial
@@ -212,13 +217,13 @@ def test_a_checksum_covers_the_header_and_every_chunk_before_it():
 @given(header=headers(most_chunks=20), share=st.floats(0, 1))
 def test_a_prefix_gives_its_whole_chunks_and_only_when_asked_to(header, share):
     chunks = chunks_of(header, 3)
-    packed = bitstream.write(header, chunks)
+    packed = container.write(header, chunks)
     begin = len(header.pack())
     cut = begin + int(share * (len(packed) - 1 - begin))
     whole = (cut - begin) // (1 + 3 + 4)
-    assert bitstream.read(packed[:cut], partial=True) == (header, chunks[:whole])
+    assert container.read(packed[:cut], partial=True) == (header, chunks[:whole])
     with pytest.raises(CorruptStreamError, match=f"the file ends within chunk {whole + 1} "):
-        bitstream.read(packed[:cut])
+        container.read(packed[:cut])
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -230,42 +235,41 @@ def test_a_prefix_of_the_header_is_refused_even_if_partial(layers):
             with pytest.raises(
                 CorruptStreamError, match="the file is empty" if cut == 0 else f"after {cut} bytes"
             ):
-                bitstream.read(packed[:cut], partial=partial)
+                container.read(packed[:cut], partial=partial)
 
 
 def test_partial_reading_gives_the_chunks_before_the_damage():
     header = header_of()
     chunks = chunks_of(header)
-    packed = bitstream.write(header, chunks)
+    packed = container.write(header, chunks)
     position = len(header.pack())
     for number, chunk in enumerate(chunks):
         for place in (position, position + 1, position + 1 + len(chunk)):  # length, data, checksum
             damaged = bytearray(packed)
             damaged[place] ^= 1
-            assert bitstream.read(bytes(damaged), partial=True) == (header, chunks[:number])
-            stock = bitstream.take_stock(bytes(damaged))
-            assert stock.whole == number and stock.error is not None
-            assert stock.framing == len(header.pack()) + 5 * number and stock.shows == (number > 0)
+            assert container.read(bytes(damaged), partial=True) == (header, chunks[:number])
+            content, error = container.describe(bytes(damaged))
+            assert content["whole_chunks"] == number and not content["checksums"]
+            assert content["overhead_bytes"] == len(header.pack()) + 5 * number
+            assert isinstance(error, CorruptStreamError) and header.shows(number) == (number > 0)
             with pytest.raises(CorruptStreamError, match=rf"chunk {number + 1} "):
-                bitstream.read(bytes(damaged))
+                container.read(bytes(damaged))
         position += 1 + len(chunk) + 4
     with pytest.raises(CorruptStreamError, match="1 bytes follow"):
-        bitstream.read(packed + b"x", partial=True)
+        container.read(packed + b"x", partial=True)
 
 
 @settings(max_examples=40, deadline=None)
 @given(header=headers(most_chunks=40))
 def test_a_picture_shows_from_the_first_layers_last_tile_on(header):
-    packed = bitstream.write(header, chunks_of(header, 3))
-    begin, shown = len(header.pack()), False
-    tiles = len(header.tiles())
-    for number, (layer, tile, stream, kind) in enumerate(header.order()):
-        cut = packed[: begin + (1 + 3 + 4) * (number + 1)]
-        shown = shown or (layer, tile, stream, kind) == (0, tiles - 1, 0, "bits")
-        assert bitstream.take_stock(cut).shows == shown
+    shown, tiles = False, header.tile_count()
+    assert not header.shows(0)
+    for number, name in enumerate(header.order(), start=1):
+        shown = shown or name == (0, tiles - 1, 0, "bits")
+        assert header.shows(number) == shown
 
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
 def test_any_kind_of_bytes_is_read(kind):
-    packed = bitstream.write(header_of(), chunks_of(header_of()))
-    assert bitstream.read(kind(packed)) == bitstream.read(packed)
+    packed = container.write(header_of(), chunks_of(header_of()))
+    assert container.read(kind(packed)) == container.read(packed)

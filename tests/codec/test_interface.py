@@ -74,5 +74,11 @@ def test_every_listed_codec_is_found_by_its_name():
 
 
 def test_unknown_codec_names_the_nearest():
-    with pytest.raises(UsageError, match="unknown codec 'jpeg200': did you mean 'jpeg2000'"):
-        codec.get_codec("jpeg200")
+    with pytest.raises(UsageError, match="unknown codec 'jpg420': did you mean 'jpeg420'"):
+        codec.get_codec("jpg420")
+
+
+def test_the_beginning_of_names_names_all_of_them():
+    these = "'jpeg2000' or 'jpeg420' or 'jpeg444' or 'jpegxl'"
+    with pytest.raises(UsageError, match=f"unknown codec 'jpeg': did you mean {these}"):
+        codec.get_codec("jpeg")

@@ -68,11 +68,10 @@ def test_integers_survive_and_a_changed_one_is_noticed(coder, picture, monkeypat
     read = coder.coder.read
 
     def other(*arguments):
-        tiles, layers = read(*arguments)
-        bits, opened = tiles[0]["Cr"]
-        bits = bits.copy()
+        codes, layers = read(*arguments)
+        bits, opened = codes["Cr"]
         bits[np.unravel_index(opened.argmax(), opened.shape)][0] ^= 0x80
-        return [{**tiles[0], "Cr": (bits, opened)}], layers
+        return codes, layers
 
     monkeypatch.setattr(coder.coder, "read", other)
     assert not accounting.integers_survive(coder, picture, 35, adaptive=adaptive)

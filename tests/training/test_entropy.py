@@ -8,7 +8,7 @@ import torch
 from helpers import equal_tensors, flat_optimizer, rows_of, tiny_recipe
 
 from mcml.base.errors import DataError, UsageError
-from mcml.codec.neural import analyse
+from mcml.codec.transforms import analysis_transform
 from mcml.model.model import build
 from mcml.training import run
 from mcml.training.entropy import EntropyTrainer, FrozenBits
@@ -121,7 +121,7 @@ def test_frozen_bits_are_the_encoders_in_tiles_without_what_is_less_than_a_squar
     cut = astronaut[:77, :99]
     tiles = FrozenBits(model, [cut, cut[:7]], tile_px=64).tiles
     assert [tile["Y"][1].shape for tile in tiles] == [(8, 8), (8, 4), (1, 8), (1, 4)]
-    expected = analyse(model, cut[64:72, 64:96])
+    expected = analysis_transform(model, cut[64:72, 64:96])
     for key, (packed, logit) in tiles[3].items():
         n = model.config.stream(key).code_channels
         assert np.array_equal(np.unpackbits(packed, axis=-1, count=n), expected[key][0])
