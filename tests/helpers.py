@@ -34,8 +34,8 @@ def tiny_codec(folder, variant="fusion", steps=2, seed=0, **settings):
     """Write a model with an entropy coder that a second makes, and return its codec."""
     import torch
 
+    from mcml import data
     from mcml.codec.learned import LearnedCodec
-    from mcml.data import sets as data
     from mcml.data.patches import PatchStore
     from mcml.model import weights
     from mcml.model.model import build

@@ -73,10 +73,13 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel):
 
 
 def test_a_picture_is_compressed_and_decoded_in_an_empty_folder(run, tmp_path, astronaut):
-    where = run("python", "-c", "import mcml, sys; print(mcml.__file__, *sys.path, sep='\\n')").stdout
-    assert str(tmp_path.parent) in where.splitlines()[0] and str(ROOT) not in where.splitlines()
+    code = "import sys; from mcml.lab import output as o; print(o.__file__, o.results_root(), *sys.path, sep='|')"
+    file, results, *path = run("python", "-c", code).stdout.strip().split("|")
+    assert str(tmp_path.parent) in file and str(ROOT) not in path
+    assert results == str(tmp_path / "results")
     Image.fromarray(astronaut[:64, :72]).save(tmp_path / "photo.png")
-    for words in ("compress photo.png --bpp 0.4", "decompress photo.mcml -o back.png"):
+    steps = ("compress photo.png --bpp 0.4", "identify photo.mcml", "decompress photo.mcml -o back.png")
+    for words in (*steps, "compare photo.png back.png"):
         done = run("mcml", *words.split())
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "photo.mcml").stat().st_size < 64 * 72 * 0.4 / 8 * 1.05
@@ -86,10 +89,8 @@ def test_a_picture_is_compressed_and_decoded_in_an_empty_folder(run, tmp_path, a
 
 def test_data_are_listed_and_a_folder_is_evaluated(run, tmp_path, photo_folder):
     assert "here, hash as registered" in run("mcml", "data").stdout
-    done = run(
-        "mcml",
-        *["evaluate", "photos", "--codecs", "webp", "--csv", "table.csv", "--bpp", "0.5", "--workers", "1"],
-    )
+    words = ["--codecs", "webp", "--csv", "table.csv", "--bpp", "0.5", "--workers", "1"]
+    done = run("mcml", "evaluate", "photos", *words)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
 
