@@ -73,8 +73,10 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel):
 
 
 def test_a_picture_is_compressed_and_decoded_in_an_empty_folder(run, tmp_path, astronaut):
-    code = "import sys; from mcml.lab import output as o; print(o.__file__, o.results_root(), *sys.path, sep='|')"
-    file, results, *path = run("python", "-c", code).stdout.strip().split("|")
+    code = (
+        "import sys; import mcml.lab.output as o; print(o.__file__, o.results_root(), *sys.path, sep=chr(10))"
+    )
+    file, results, *path = run("python", "-c", code).stdout.splitlines()
     assert str(tmp_path.parent) in file and str(ROOT) not in path
     assert results == str(tmp_path / "results")
     Image.fromarray(astronaut[:64, :72]).save(tmp_path / "photo.png")
