@@ -60,21 +60,9 @@ class Stream(nn.Module):
     """One plane's encoder, compression module, decoder and context models."""
 
     def __init__(
-        self,
-        config: StreamConfig,
-        channels: int = 1,
-        *,
-        luma_bits: int = 0,
-        fused: bool = False,
+        self, config: StreamConfig, channels: int = 1, *, luma_bits: int = 0, fused: bool = False
     ) -> None:
-        """Build the networks.
-
-        Args:
-            config: the stream's settings.
-            channels: of the plane.
-            luma_bits: of a colour stream, the luma stream's code channels, which its context model sees.
-            fused: whether its decoder sees them too.
-        """
+        """Build; a colour stream's context model sees `luma_bits`, and if it is fused so does its decoder."""
         super().__init__()
         self.config = config
         size = channels, config.width, config.code_channels, config.groups, config.blocks
@@ -108,10 +96,9 @@ class Stream(nn.Module):
         return any(p.requires_grad for head in heads for p in head.parameters())
 
     def encode(self, plane: Tensor) -> tuple[Tensor, Tensor]:
-        """Return bits (B, n, h, w) in {0, 1} and the importance map's logit (B, 1, h, w), 0 if uniform.
+        """Map (B, C, H, W) in [-0.5, 0.5], sides multiples of 8, to bits and importance logit (0 if uniform).
 
-        Args:
-            plane: (B, C, H, W) in [-0.5, 0.5], sides multiples of 8.
+        Bits are (B, n, h, w) in {0, 1}, the logit is (B, 1, h, w).
         """
         features, e = self.encoder(plane)
         logit = torch.zeros_like(e[:, :1]) if self.importance is None else self.importance(features)
@@ -145,13 +132,10 @@ class Model(nn.Module):
         self.config = config
         self.streams = nn.ModuleDict()
         for key in config.streams:
-            is_color = key in ("Cb", "Cr")
-            self.streams[key] = Stream(
-                config.stream(key),
-                channels=3 if key == "RGB" else 1,
-                luma_bits=config.luma.code_channels if is_color else 0,
-                fused=is_color and config.variant == "fusion",
-            )
+            luma_bits = config.luma.code_channels if key in ("Cb", "Cr") else 0
+            fused = config.variant == "fusion" and luma_bits > 0
+            channels = 3 if key == "RGB" else 1
+            self.streams[key] = Stream(config.stream(key), channels, luma_bits=luma_bits, fused=fused)
         # lambda(p) = scale exp(-decay p), in the loss's units; a training run's start sets it.
         self.register_buffer("rate_slope", torch.tensor([11.0, 1.0]))
         self.register_buffer("to_ycbcr", torch.tensor(RGB_TO_YCBCR, dtype=torch.float32), persistent=False)
@@ -183,14 +167,9 @@ class Model(nn.Module):
         return torch.einsum("ck,bkhw->bchw", self.to_rgb.to(luma.dtype), ycbcr)
 
     def forward(
-        self,
-        rgb: Tensor,
-        dial: Tensor | float,
-        *,
-        decode: Sequence[str] | None = None,
-        estimate: bool = True,
-        uniform: Tensor | None = None,
-    ) -> ModelOutput:
+        self, rgb: Tensor, dial: Tensor | float, *, decode: Sequence[str] | None = None,
+        estimate: bool = True, uniform: Tensor | None = None,
+    ) -> ModelOutput:  # fmt: skip
         """Encode, quantise and decode.
 
         Args:

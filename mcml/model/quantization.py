@@ -28,28 +28,17 @@ class _Binarize(torch.autograd.Function):
 
 
 def binarize(e: Tensor) -> Tensor:
-    """Return 1 where e > 0.5, else 0; the gradient is that of the clipped identity.
+    """Return 1 where e > 0.5, else 0, in e's shape and dtype; the gradient is that of the clipped identity.
 
     Li et al. 2018, section 3.2: dB/de = 1 for 0 <= e <= 1, else 0.
-
-    Args:
-        e: any shape, usually a sigmoid's output in (0, 1).
-
-    Returns:
-        The same shape and dtype, in {0, 1}.
     """
     return _Binarize.apply(e)
 
 
 def importance_levels(p: Tensor, levels: int) -> Tensor:
-    """Quantise an importance map, Q = floor(L p), in 0..L-1; no gradient passes.
+    """Quantise an importance map in [0, 1]: Q = floor(L p), int64 in 0..L-1; no gradient passes.
 
-    Args:
-        p: any shape, in [0, 1]; 1 itself belongs to the last level.
-        levels: L, at least 2.
-
-    Returns:
-        int64, the same shape.
+    1 itself belongs to the last level.
     """
     if levels < 2:
         raise UsageError(f"importance levels: expected at least 2, got {levels}")
@@ -104,11 +93,8 @@ def nested_mask(p: Tensor, groups: Tensor, levels: int) -> Tensor:
 
 
 def masked_bits(bits: Tensor, mask: Tensor) -> Tensor:
-    """Return -1 or +1 where the mask is open and 0 where it is not, for the decoder.
+    """Return -1 or +1 where the mask is open and 0 where it is not, for the decoder, of {0, 1} each.
 
     An affine change of the 0 / 1 of Li et al., so that a masked bit and a zero differ.
-
-    Args:
-        bits, mask: (B, n, H, W), in {0, 1}.
     """
     return (2 * bits - 1) * mask

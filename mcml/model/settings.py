@@ -1,7 +1,7 @@
-"""Every setting of networks, loss and training: defaults, ranges, profiles; no torch.
+"""Every setting of networks, loss and training, without torch.
 
-A `Recipe` holds all that decides a training run but the photographs. Its tables `model`, `loss`,
-`stage` and `train` are read from a profile (``profiles/*.toml``); ``--set table.name=value`` lies over it.
+A `Recipe` decides a training run but for the photographs. Its tables `model`, `loss`, `stage` and `train`
+come from a profile (``profiles/*.toml``), over which ``--set table.name=value`` lies.
 """
 
 from __future__ import annotations
@@ -45,11 +45,7 @@ class Settings:
     """A frozen dataclass whose values are checked, and which is built from nested mappings."""
 
     def __post_init__(self) -> None:
-        """Check types, ranges and words; whole numbers are taken where a float is meant.
-
-        Raises:
-            UsageError: naming the first setting that is of another type or out of its range.
-        """
+        """Check types, ranges and words (`UsageError` names the first); a float may be a whole number."""
         for f in fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             kind = type(f.default_factory()) if f.default is MISSING else type(f.default)
@@ -69,11 +65,7 @@ class Settings:
         return asdict(self)  # type: ignore[call-overload]
 
     def changed(self, /, **settings: Any) -> Self:
-        """Return a copy with other values, nested or by dotted name: ``changed(**{"train.steps": 5})``.
-
-        Raises:
-            UsageError: for an unknown name, with the nearest, and for a value of the wrong kind.
-        """
+        """Return a copy with other values, nested or by dotted name: ``changed(**{"train.steps": 5})``."""
         return self._changed(settings, "")
 
     def _changed(self, settings: Mapping[str, Any], where: str) -> Self:
@@ -231,11 +223,7 @@ def training_profiles() -> list[str]:
 
 
 def load_recipe(profile: str, variant: str, settings: Sequence[str] = ()) -> Recipe:
-    """Read a profile for a variant, with settings given as "table.name=value" on top.
-
-    Raises:
-        UsageError: for an unknown profile, variant, table or setting, or a wrong type.
-    """
+    """Read a profile for a variant, with settings given as "table.name=value" on top."""
     path = profile_folder() / f"{choose('training profile', profile, training_profiles())}.toml"
     try:
         recipe = Recipe().changed(**tomllib.loads(path.read_text("utf-8")))

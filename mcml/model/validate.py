@@ -23,12 +23,7 @@ def to_tensor(image: np.ndarray) -> Tensor:
 def validate(
     model: Model, images: Sequence[np.ndarray], dials: Sequence[float] = DIALS
 ) -> list[dict[str, Any]]:
-    """Encode and decode whole images; means over images of each one's own figures.
-
-    Args:
-        model: any variant.
-        images: (H, W, 3) uint8 each.
-        dials: values of b.
+    """Encode and decode whole images, (H, W, 3) uint8; means over images of each one's own figures.
 
     Returns:
         A row a dial: dial, estimated_bpp, estimated_bpp_<stream>, importance_<stream> (mean

@@ -28,11 +28,7 @@ FILE_LIMIT_BYTES = 15 * 2**20  # with its header a file stays under 16 MiB
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Give a hidden folder to fill; at the end it takes `target`'s place, on an error nothing does.
-
-    Raises:
-        DataError: if it cannot be written.
-    """
+    """Give a hidden folder to fill; at the end it takes `target`'s place, on an error nothing does."""
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir(parents=True)
@@ -77,13 +73,9 @@ def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def save_model(
-    model: Model,
-    folder: Path,
-    record: Mapping[str, Any],
-    *,
-    half: bool = True,
+    model: Model, folder: Path, record: Mapping[str, Any], *, half: bool = True,
     entropy: Mapping[str, np.ndarray] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a model folder: config.json, weights-*.safetensors and the model card's record.
 
     Args:
@@ -158,11 +150,7 @@ def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
 
 
 def load(folder: Path | str, device: str | torch.device = "cpu") -> Model:
-    """Build a model from a folder, or from the name of a released one.
-
-    Args:
-        folder: path, or a name from `model_files.released`.
-        device: where the weights go, as float32.
+    """Build a model from a folder or the name of a released one, in float32.
 
     Raises:
         DataError: if the folder is not whole, or weights, configuration and identity disagree.
@@ -182,11 +170,7 @@ def load(folder: Path | str, device: str | torch.device = "cpu") -> Model:
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load tensors strictly by name and shape, in the module's own dtypes.
-
-    Raises:
-        DataError: naming what is missing, superfluous or of another shape.
-    """
+    """Load tensors strictly by name and shape, in the module's own dtypes; `DataError` names what differs."""
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
@@ -195,11 +179,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
 
 
 def copy_stream(source: Model, target: Model, key: str) -> None:
-    """Copy one stream's weights, and with luma the rate's slope, between models.
-
-    Raises:
-        DataError: if the source has no such stream, or one of other networks.
-    """
+    """Copy one stream's weights, and with luma the rate's slope; `DataError` if the streams differ."""
     if key not in source.streams:
         raise DataError(f"stream {key}: the model to start from has {', '.join(source.streams)}")
     load_into(target.streams[key], source.streams[key].state_dict(), f"stream {key}")
