@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -20,6 +21,14 @@ class UsageError(McmlError, ValueError):
 
 class DataError(McmlError):
     """A file or folder that is missing, unreadable or unfit (exit code 1)."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """Ctrl-C was pressed or SIGTERM came; no ``except Exception`` of a library takes it for its own."""
+
+    def __init__(self, number: int, then: str = "what was finished is kept") -> None:
+        super().__init__(f"{'interrupted' if number == signal.SIGINT else 'terminated'}; {then}")
+        self.exit_code = 128 + number
 
 
 class CorruptStreamError(DataError):

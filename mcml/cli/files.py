@@ -54,9 +54,6 @@ def add_commands(commands: Any) -> None:
     add("--json", action="store_true", help="print a list with an object for each file")
 
 
-# -------------------------------------------------------------------------------- compress
-
-
 def compress(options: argparse.Namespace) -> int:
     """Compress images with a learned codec to .mcml files, and print their sizes and metrics.
 
@@ -108,9 +105,6 @@ def compress(options: argparse.Namespace) -> int:
     return _each("compress", pairs, failures, work, options.debug)
 
 
-# ------------------------------------------------------------------------------ decompress
-
-
 def decompress(options: argparse.Namespace) -> int:
     """Decompress .mcml files to 8-bit sRGB PNG.
 
@@ -157,9 +151,6 @@ def decompress(options: argparse.Namespace) -> int:
     return _each("decompress", pairs, failures, work, options.debug)
 
 
-# -------------------------------------------------------------------------------- identify
-
-
 def identify(options: argparse.Namespace) -> int:
     """Tell what .mcml files hold and whether they are whole, without decoding them.
 
@@ -190,21 +181,14 @@ def identify(options: argparse.Namespace) -> int:
     return int(bool(failures) or any("error" in content for content in contents))
 
 
-# ------------------------------------------------------------------------- inputs, outputs
-
-
 def find_inputs(
     words: Sequence[str], suffixes: Collection[str], what: str, refused: Collection[str], why: str
 ) -> tuple[list[Path], list[DataError]]:
     """Find the files that words on a command line name: files, folders or patterns as ``*.png``.
 
-    Args:
-        words: of a folder all files of `suffixes` (lower case, with dots) but hidden ones are taken.
-        suffixes, what: how such a file is named, and called in errors.
-        refused, why: suffixes of files that the command cannot take, and the reason.
-
-    Returns:
-        Each file once, in order, whether there or not; and an error for each other word or file.
+    Of a folder all files of `suffixes` (lower case, with dots; called `what` in errors) are taken but
+    hidden ones; files of the `refused` suffixes are no input, `why` says why. Returned are each file
+    once, in order, whether there or not, and an error for each other word or file.
     """
     places: dict[Path, Path] = {}
     errors = []
@@ -283,9 +267,6 @@ def pair_outputs(
         taken[place] = path
         pairs.append((path, made))
     return pairs
-
-
-# ----------------------------------------------------------------------------- one by one
 
 
 def _each(

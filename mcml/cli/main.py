@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mcml import __version__
-from mcml.base.errors import McmlError, UsageError, choose
+from mcml.base.errors import McmlError, StoppedError, UsageError, choose
 
 ABOUT = "Multi-channel multi-loss image compression: colour metrics, codecs, networks, notebooks."
 BAR = 20  # characters of the progress bar
@@ -34,26 +34,24 @@ def main() -> NoReturn:
     sys.exit(run(sys.argv[1:]))
 
 
-class StoppedError(KeyboardInterrupt):
-    """Ctrl-C was pressed or SIGTERM came; no `except Exception` of a library takes it for its own."""
-
-    def __init__(self, number: int) -> None:
-        self.exit_code = 128 + number
-        what = "interrupted" if number == signal.SIGINT else "terminated"
-        super().__init__(f"{what}; what was finished is kept")
-
-
 def run(words: Sequence[str]) -> int:
     """Run a command line and return its exit code.
 
     Returns:
         0, 1 for a mistake in the data, 2 for one in the command, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    debug = "--debug" in words  # anywhere
+    debug, words = "--debug" in words, [word for word in words if word != "--debug"]
+    whole = parser()
+    commands = whole.get_default("commands")
     try:
-        code = _run([word for word in words if word != "--debug"], debug)
+        if not words or words[0].startswith("-"):
+            whole.parse_args(words or ["--help"])  # ends here: --help, --version or a mistake
+        command = commands[choose("command", words[0], commands)]
+        options = command.parse_intermixed_args(words[1:])  # options may stand between files
+        options.debug = debug
+        code = options.run(options)
         sys.stdout.flush()
-        return code
+        return code or 0
     except (McmlError, StoppedError) as error:
         tell(error, debug)
         return error.exit_code
@@ -65,26 +63,9 @@ def run(words: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        fault = f"{type(error).__name__}: {error}"
-        print(f"mcml: a fault of mcml itself, {fault} (--debug shows where)", file=sys.stderr)
+        fault = f"a fault of mcml itself, {type(error).__name__}: {error}"
+        print(f"mcml: {fault} (--debug shows where)", file=sys.stderr)
         return 1
-
-
-def _run(words: Sequence[str], debug: bool) -> int:
-    whole = parser()
-    if not words:
-        whole.print_help()
-        return 2
-    if words[0].startswith("-"):
-        whole.parse_args(words)  # ends here: --help, --version or a mistake
-    commands = whole.get_default("commands")
-    command = commands[choose("command", words[0], commands)]
-    options = command.parse_intermixed_args(words[1:])  # options may stand between files
-    options.debug = debug
-    return options.run(options)
-
-
-# --------------------------------------------------------------------------------- parsing
 
 
 def parser() -> Parser:
@@ -109,11 +90,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; `{self.prog} --help` tells more")
 
 
-def add_command(commands: Any, run: Callable[[argparse.Namespace], int]) -> Callable[..., Any]:
+def add_command(commands: Any, run: Callable[[argparse.Namespace], int | None]) -> Callable[..., Any]:
     """Declare a command by its function, and return what adds its options.
 
-    The function is named like the command and returns the exit code; its docstring is the help:
-    a sentence, and after an empty line examples.
+    The function is named like the command and may return an exit code; its docstring is the help: a
+    sentence, and after an empty line examples.
     """
     about, _, examples = inspect.getdoc(run).partition("\n\n")
     command = commands.add_parser(
@@ -141,9 +122,6 @@ def number(kind: type[int] | type[float], low: float, high: float = math.inf) ->
     return parse
 
 
-# -------------------------------------------------------------------------------- printing
-
-
 def shown(path: Path) -> str:
     """Return a path that can be printed, whatever bytes it has."""
     return os.fsencode(path).decode("utf-8", "replace")
@@ -167,33 +145,29 @@ class Progress:
 
     def __init__(self, what: str, every_s: float | None = None) -> None:
         self.is_terminal, self.every_s = sys.stderr.isatty(), every_s
-        self._lock, self._ended = threading.RLock(), threading.Event()
+        self._ended = threading.Event()
         self.start(what)
 
     def start(self, what: str) -> None:
         """Begin something else, from zero."""
-        with self._lock:
-            self.what, self.text, self.share = what, "", 0.0
-            self.first: float | None = None  # a resumed run does not begin at zero
-            self.began, self.printed = time.monotonic(), -math.inf
+        self.what, self.text, self.share, self.first = what, "", 0.0, None  # a resumed run has a first share
+        self.began, self.printed = time.monotonic(), -math.inf
 
     def update(self, share: float, text: str) -> None:
         """Show that a share (0 to 1) is done, and what is being done."""
-        with self._lock:
-            self.share, self.text = min(share, 1.0), text
-            self.first = self.share if self.first is None else self.first
-            now = time.monotonic()
-            if self.is_terminal:
-                self._draw()
-            elif self.every_s is not None and (share >= 1 or now - self.printed >= self.every_s):
-                self.printed = now
-                print(self._line(), file=sys.stderr, flush=True)
+        self.share, self.text = min(share, 1.0), text
+        self.first = self.share if self.first is None else self.first
+        now = time.monotonic()
+        if self.is_terminal:
+            self._draw()
+        elif self.every_s is not None and (share >= 1 or now - self.printed >= self.every_s):
+            self.printed = now
+            print(self._line(), file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Print a line above the progress."""
-        with self._lock:
-            self.clear()
-            print(line, file=sys.stderr, flush=True)
+        self.clear()
+        print(line, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Wipe the line, so that something else can be printed."""
@@ -207,19 +181,17 @@ class Progress:
         return f"{self.what} [{bar:-<{BAR}}] {100 * self.share:3.0f} %  {self.text}  {passed:.0f} s{left}"
 
     def _draw(self) -> None:
-        with self._lock:
-            if self.text:
-                self.clear()
-                width = shutil.get_terminal_size().columns - 1
-                print(self._line()[:width], end="", file=sys.stderr, flush=True)
-
-    def _tick(self) -> None:
-        while not self._ended.wait(1.0):  # one large picture takes long: its seconds go on
-            self._draw()
+        if self.text:
+            line = self._line()[: shutil.get_terminal_size().columns - 1]
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Progress:
+        def tick() -> None:
+            while not self._ended.wait(1.0):  # one large picture takes long: its seconds go on
+                self._draw()
+
         if self.is_terminal:
-            threading.Thread(target=self._tick, daemon=True).start()
+            threading.Thread(target=tick, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

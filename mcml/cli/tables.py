@@ -39,10 +39,7 @@ def add_commands(commands: Any) -> None:
     add("--force", action="store_true", help="run finished notebooks again")
 
 
-# --------------------------------------------------------------------------------- compare
-
-
-def compare(options: argparse.Namespace) -> int:
+def compare(options: argparse.Namespace) -> None:
     """Measure how far decoded images are from their originals: two files, or two folders of equal names.
 
     mcml compare original.png decoded.jpg
@@ -56,22 +53,19 @@ def compare(options: argparse.Namespace) -> int:
     for name, first, second in _pairs(options.reference, options.decoded):
         a, b = read_image(first), read_image(second)
         if a.shape != b.shape:
-            raise DataError(
-                f"{first} is {a.shape[1]} x {a.shape[0]} and {second} is {b.shape[1]} x {b.shape[0]} pixels: "
-                "sizes must be equal"
-            )
+            sizes = f"{first} is {a.shape[1]} x {a.shape[0]} and {second} is {b.shape[1]} x {b.shape[0]}"
+            raise DataError(f"{sizes} pixels: sizes must be equal")
         rows.append({"image": name, **vars(distortion.compare(a, b))})
     mean = distortion.mean_row(rows)
     if options.json:
         print(_to_json({"rows": rows, "mean": mean}))
-        return 0
+        return
     if len(rows) > 1:
         rows.append({"image": f"mean of {mean['images']}", **mean})
     print_table([{k: v for k, v in row.items() if k not in ("images", "identical")} for row in rows])
     if mean["identical"] and len(rows) > 1:
         identical = f"{mean['identical']} of {mean['images']} pairs are identical"
         print(f"{identical}: infinite dB are not in the mean.")
-    return 0
 
 
 def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
@@ -104,10 +98,7 @@ def _to_json(value: Any) -> str:
     return re.sub(r": Infinity(?=,?$)", ": 1e999", text, flags=re.MULTILINE)
 
 
-# -------------------------------------------------------------------------------- evaluate
-
-
-def evaluate(options: argparse.Namespace) -> int:
+def evaluate(options: argparse.Namespace) -> None:
     """Encode, decode and measure images with codecs: a tidy CSV, and the means on screen.
 
     mcml evaluate my_photos --codecs fusion,jpeg444,webp --bpp 0.15,0.3 --csv files.csv
@@ -156,20 +147,16 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"note: {sentence}", file=sys.stderr)
     print(f"{len(table)} rows in {table_file}", file=sys.stderr)
     evaluation.check_reach(table)
-    return 0
 
 
-# ------------------------------------------------------------------------ data, reproduce
-
-
-def data(_: argparse.Namespace) -> int:
+def data(_: argparse.Namespace) -> None:
     """List the data sets: what they are, under which licence, and whether they are here."""
     from mcml.data.sets import data_folders, image_set, registry
     from mcml.lab.output import print_table
 
     rows = []
     for name, entry in registry().items():
-        state, count = "not here: set MCML_DATA", 0
+        count: int | str = ""
         if name == "kodak" and not any((folder / name).is_dir() for folder in data_folders()):
             state = "downloaded on first use, or set MCML_DATA"
         else:
@@ -178,16 +165,16 @@ def data(_: argparse.Namespace) -> int:
                 count = len(images.paths)
                 state = "here, hash as registered" if images.entry else "here, differs from the registry"
             except DataError as error:
+                state = "not here: set MCML_DATA"
                 if "not found" not in str(error):
                     state = "damaged or incomplete"
                     print(f"note: {error}", file=sys.stderr)
         about = {"what": entry["title"], "licence": entry["licence"]}
-        rows.append({"data set": name, "images": count or "", "state": state, **about})
+        rows.append({"data set": name, "images": count, "state": state, **about})
     print_table(rows)
-    return 0
 
 
-def reproduce(options: argparse.Namespace) -> int:
+def reproduce(options: argparse.Namespace) -> None:
     """Run the notebooks headlessly and write results/<profile>/report.html; finished ones are skipped.
 
     mcml reproduce --profile cpu
@@ -196,24 +183,20 @@ def reproduce(options: argparse.Namespace) -> int:
     from mcml.lab import runner
     from mcml.lab.parameters import parse_names
 
-    only, overrides = parse_names(options.only) or None, dict(map(_assignment, options.parameter))
-    current = ""
-    with Progress("reproduce") as progress:
+    with Progress("") as progress:
 
         def show(name: str, done: int, total: int) -> None:
-            nonlocal current
-            if name != current:
-                current = name
+            if name != progress.what:
                 progress.start(name)
                 if not progress.is_terminal:
                     progress.say(f"{name}: running {total} cells")
             progress.update(done / total, f"cell {done} of {total}")
 
+        only, overrides = parse_names(options.only) or None, dict(map(_assignment, options.parameter))
         path = runner.reproduce(
             options.profile, only, overrides, force=options.force, progress=show, say=progress.say
         )
     print(f"report: {os.path.relpath(path)}")
-    return 0
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -7,22 +7,23 @@ import json
 import math
 import platform
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcml.base.errors import UsageError, choose
+from mcml.base.errors import StoppedError, UsageError, choose
 from mcml.base.files import atomic_write, to_csv
 from mcml.cli.main import Progress, add_command, number
 from mcml.lab.output import print_table
 
 if TYPE_CHECKING:
-    from mcml.model.model import Model
     from mcml.model.settings import Recipe
 
 LINE_EVERY_S = 30.0  # where stderr is no terminal
+DECIDES_BITS = re.compile(r"streams\.\w+\.(encoder|importance|groups)\b")  # names of tensors
 
 
 def add_commands(commands: Any) -> None:
@@ -78,15 +79,10 @@ def _recipe(options: argparse.Namespace, variant: str, settings: Sequence[str]) 
     if variant != "rgb" or any(text.startswith("model.luma.width") for text in settings):
         return recipe
     luma = equal_cost_rgb(load_recipe(options.profile, "fusion", settings).model).luma
-    return recipe.changed(
-        **{f"model.luma.{name}": getattr(luma, name) for name in ("width", "code_channels")}
-    )
+    return recipe.changed(model={"luma": {"width": luma.width, "code_channels": luma.code_channels}})
 
 
-# ----------------------------------------------------------------------------------- train
-
-
-def train(options: argparse.Namespace) -> int:
+def train(options: argparse.Namespace) -> None:
     """Train a variant's networks and evaluate them; goes on where the run in --run-dir ended.
 
     mcml train --variant luma --profile cpu --data train --valid valid --run-dir runs/luma --minutes 60
@@ -129,7 +125,7 @@ def train(options: argparse.Namespace) -> int:
             progress.say(f"resumed at step {trainer.step}")
         ended = trainer.fit(log_every=options.log_every, save_every_s=60 * options.save_minutes)
     if not is_first:
-        return 0
+        return
     on_gpu = trainer.device.type == "cuda"
     device = torch.cuda.get_device_name(trainer.device) if on_gpu else f"CPU {platform.machine()}"
     record = {
@@ -143,15 +139,13 @@ def train(options: argparse.Namespace) -> int:
     weights.save_model(trainer.averaged, target, record)
     print(f"{ended} at step {trainer.step}: {target}", file=sys.stderr)
     if ended == "interrupted":
-        print("the same command goes on from here", file=sys.stderr)
-        return 0
+        raise StoppedError(trainer.stopping or signal.SIGTERM, "the same command goes on from here")
     if valid:
         averaged = weights.load(target, trainer.device)  # from the file, float16 as released
         rows = validate(averaged, [read_image(path) for path in valid])
         atomic_write(options.run_dir / "validation.csv", to_csv(rows))
         print_table(rows)
     print(f"{time.monotonic() - began:.0f} s in all", file=sys.stderr)
-    return 0
 
 
 def _reporter(progress: Progress) -> Callable[[Mapping[str, Any]], None]:
@@ -170,10 +164,7 @@ def _command_line() -> str:
     return " ".join(["mcml", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
 
 
-# --------------------------------------------------------------------------- train-entropy
-
-
-def train_entropy(options: argparse.Namespace) -> int:
+def train_entropy(options: argparse.Namespace) -> None:
     """Give a trained model the entropy coder of its files: context models, trained on its frozen bits.
 
     mcml train-entropy --model runs/fusion/model --data train --run-dir runs/entropy --minutes 30
@@ -196,11 +187,14 @@ def train_entropy(options: argparse.Namespace) -> int:
     if target.exists() and weights.digest(weights.load(target)) != weights.digest(model):
         raise UsageError(f"{target}: holds another model: name another --run-dir")
     if options.like:
-        entropy = entropy_tensors(model_folder(options.like))
-        _check_same_bits(model, weights.load(options.like))
+        entropy, theirs = entropy_tensors(model_folder(options.like)), weights.load(options.like).state_dict()
+        for name, tensor in model.state_dict().items():
+            same = name in theirs and torch.equal(tensor.cpu(), theirs[name].cpu())
+            if DECIDES_BITS.match(name) and not same:
+                raise UsageError(f"--like: the models differ in {name}, so their bits do")
         own = {"command": _command_line(), "like": Path(options.like).name}
         weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
-        return 0
+        return
     photographs = image_set(options.data)
     print(f"encoding {len(photographs.paths)} photographs", file=sys.stderr)
     bits = FrozenBits(model, [read_image(path) for path in photographs.paths])
@@ -218,8 +212,7 @@ def train_entropy(options: argparse.Namespace) -> int:
             progress.say(f"resumed at step {trainer.step}")
         ended = trainer.fit()
     if ended == "interrupted":
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 0
+        raise StoppedError(trainer.stopping or signal.SIGTERM, "the same command goes on from here")
     own = {
         "command": _command_line(), "minutes": options.minutes, "steps": trainer.step,
         "seconds": round(trainer.elapsed_s, 1), "photographs": len(photographs.paths),
@@ -228,30 +221,9 @@ def train_entropy(options: argparse.Namespace) -> int:
     }  # fmt: skip
     weights.save_model(model, target, {**record, "entropy": own}, entropy=trainer.export())
     print(f"finished: {target}", file=sys.stderr)
-    return 0
 
 
-def _check_same_bits(model: Model, other: Model) -> None:
-    """Raise `UsageError` unless two models turn every picture into the same bits."""
-    import torch
-
-    ours, theirs = (
-        {
-            k: v.cpu()
-            for k, v in m.state_dict().items()
-            if re.match(r"streams\.\w+\.(encoder|importance|groups)\b", k)
-        }
-        for m in (model, other)
-    )
-    for name, tensor in ours.items():
-        if name not in theirs or not torch.equal(tensor, theirs[name]):
-            raise UsageError(f"--like: the models differ in {name}, so their bits do")
-
-
-# ------------------------------------------------------------------------------------ info
-
-
-def info(options: argparse.Namespace) -> int:
+def info(options: argparse.Namespace) -> None:
     """Print a variant's layout, parameters and MACs per pixel.
 
     mcml info --variant fusion --profile cpu
@@ -270,7 +242,7 @@ def info(options: argparse.Namespace) -> int:
         }  # fmt: skip
     if options.json:
         print(json.dumps(contents, indent=2))
-        return 0
+        return
     for name, content in contents.items():
         print(f"{name}: {VARIANTS[name]}")
         print(f"  {content['parameters']:,} parameters, {content['macs_per_pixel']:,.0f} MACs a pixel")
@@ -278,4 +250,3 @@ def info(options: argparse.Namespace) -> int:
             print(f"  {key}: " + ", ".join(f"{k} {v}" for k, v in content["config"][key].items()))
         print_table([{**row, "macs_per_pixel": round(row["macs_per_pixel"])} for row in content["rows"]])
     print("context models (bit_model, level_model) only estimate rates; totals leave them out.")
-    return 0

@@ -26,7 +26,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mcml.base.errors import DataError, McmlError, UsageError, choose
+from mcml.base.errors import DataError, McmlError, StoppedError, UsageError, choose
 from mcml.base.files import atomic_write, replace_folder, repo_root, sha256
 from mcml.codec.interface import get_codec
 from mcml.data.sets import data_folders, image_set, registry
@@ -39,15 +39,6 @@ NO_NUMBERS = ("__main__.py", "cli/*", "lab/runner.py", "lab/report.py", "lab/tem
 
 class NotebookError(McmlError):
     """A cell failed; the text holds the cell, its traceback and what to do."""
-
-
-class StoppedError(McmlError):
-    """Ctrl-C was pressed, or the process was told to end."""
-
-    def __init__(self, number: int) -> None:
-        how = "interrupted" if number == signal.SIGINT else "terminated"
-        super().__init__(f"{how}; what was finished is kept")
-        self.exit_code = 128 + number
 
 
 # ------------------------------------------------------------------------------------ plan

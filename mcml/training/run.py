@@ -60,12 +60,12 @@ def make_fabric(precision: str = "32") -> Any:
 
 
 @contextmanager
-def on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at SIGTERM and SIGINT instead of dying; beside the main thread nothing changes."""
+def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """Call `stop` with the number of SIGTERM or SIGINT instead of dying; only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = {s: signal.signal(s, lambda *_: stop()) for s in (signal.SIGTERM, signal.SIGINT)}
+    old = {s: signal.signal(s, lambda number, _: stop(number)) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -214,9 +214,9 @@ class Run:
                     f"{folder} is of another run: {name} was {was!r}, now {value!r}; give another --run-dir"
                 )
 
-    def stop(self) -> None:
+    def stop(self, number: int = signal.SIGTERM) -> None:
         """End `fit` after the step at work, with a checkpoint; what SIGTERM and SIGINT call."""
-        self.stopping = True
+        self.stopping = number
 
     def progress(self) -> float:
         """Return the spent share of the budget, whichever of steps and minutes is further."""
@@ -240,7 +240,7 @@ class Run:
         steps: list[dict[str, Tensor]] = []
         before_s, began = self.elapsed_s, time.monotonic()
         since = saved_at = began
-        self.stopping = stopped = False
+        self.stopping, stopped = 0, False
         with on_signals(self.stop):
             while self.progress() < 1.0 and not stopped:
                 steps.append({name: value.detach() for name, value in self.train_step().items()})
@@ -250,7 +250,7 @@ class Run:
                     continue
                 now = time.monotonic()  # all processes go by the first one's clock, and one stops all
                 self.elapsed_s = self.fabric.broadcast(before_s + now - began)
-                flag = torch.tensor(float(self.stopping), device=self.device)
+                flag = torch.tensor(float(self.stopping > 0), device=self.device)
                 stopped = bool(self.fabric.all_reduce(flag, reduce_op="max"))
                 self._log(steps, now - since)
                 steps, since = [], now
