@@ -19,6 +19,8 @@ import tempfile
 import time
 import traceback
 import zlib
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,10 +28,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import atheris
 
-with atheris.instrument_imports(
-    include=["mcml.bitstream", "mcml.entropy", "mcml.tile_coding", "mcml.learned"]
-):
-    from mcml.codec import container as bitstream
+with atheris.instrument_imports(include=["mcml.codec"]):
+    from mcml.codec import container
 
 import numpy as np
 import torch
@@ -59,18 +59,16 @@ def repair(data: bytes, model: bytes, tops: list[int], fitting: bool) -> bytes:
     width, height = struct.unpack_from("<HH", front, 6)
     struct.pack_into("<HH", front, 6, 1 + (width - 1) % MOST_PX, 1 + (height - 1) % MOST_PX)
     front[10:18] = model
-    layered, adaptive = bool(front[5] & bitstream.LAYERED), bool(front[5] & bitstream.ADAPTIVE)
-    end = 18 + layered + (1 if adaptive else 2) * len(tops) + 4
+    layered, adaptive = bool(front[5] & container.LAYERED), bool(front[5] & container.ADAPTIVE)
+    width, rate = (1, "B") if adaptive else (2, "<H")
+    end = 18 + layered + width * len(tops) + container.DIGEST_BYTES
     rest = bytearray(data[18:end].ljust(end - 18, b"\0"))
     if fitting:
         if layered:
             rest[0] = 2 + rest[0] % 4
-        for i, top in enumerate(tops):
-            if adaptive:
-                rest[layered + i] %= top + 1
-            else:
-                at = layered + 2 * i
-                struct.pack_into("<H", rest, at, struct.unpack_from("<H", rest, at)[0] % (256 * top + 1))
+        for at, top in zip(range(layered, end, width), tops, strict=False):
+            (value,) = struct.unpack_from(rate, rest, at)
+            struct.pack_into(rate, rest, at, value % (1 + (top if adaptive else 256 * top)))
     out = bytes(front + rest)
     crc, position = zlib.crc32(out), end
     while position < len(data):
@@ -99,15 +97,14 @@ class Target:
         """Write valid files of every kind, each with a few switches."""
         folder.mkdir()
         rng = np.random.default_rng(0)
-        number = 0
+        sizes, more = [(8, 8), (17, 9), (24, 32)], (0x01, FITTING, FITTING | PARTIAL, LUMA_ONLY)
         for codec, switch in zip(self.codecs, (0, FUSION), strict=True):
-            for height, width in [(8, 8), (17, 9), (24, 32)]:
-                image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-                for options in ({}, {"adaptive": True}, {"layers": 2}, {"adaptive": True, "layers": 2}):
-                    data = codec.encode(image, 75, **options)
-                    for more in (0x01, FITTING, FITTING | PARTIAL, LUMA_ONLY, FITTING | FIRST_LAYER):
-                        (folder / f"{number:03}").write_bytes(bytes([switch | more]) + data)
-                        number += 1
+            for size, adaptive, layers in product(sizes, (False, True), (1, 2)):
+                image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                data = codec.encode(image, 75, adaptive=adaptive, layers=layers)
+                for switches in (*more, FITTING | FIRST_LAYER):
+                    name = f"{len(list(folder.iterdir())):03}"
+                    (folder / name).write_bytes(bytes([switch | switches]) + data)
 
     def __call__(self, data: bytes) -> None:
         """Decode one input; leave the program when runs or seconds are spent."""
@@ -129,14 +126,14 @@ class Target:
         switches, data = data[0] if data else 0, data[1:]
         codec = self.codecs[bool(switches & FUSION)]
         if not switches & REPAIRED:
-            data = repair(data, codec.identity, list(codec.coder.tops().values()), bool(switches & FITTING))
+            data = repair(data, codec.identity, list(codec.coder.tops.values()), bool(switches & FITTING))
         partial, luma_only = bool(switches & PARTIAL), bool(switches & LUMA_ONLY)
         layers = 1 if switches & FIRST_LAYER else None
         try:
-            header, chunks = bitstream.read(data, partial=partial)
+            header, chunks = container.read(data, partial=partial)
             self.reached += 1
             if header.width * header.height <= MOST_PX**2:  # raw files: of models that are not here, too
-                codec.coder.read(header, chunks, luma_only, layers)
+                codec.coder.read(header, chunks, luma_only=luma_only, layers=layers)
             image = codec.decode(data, partial=partial, luma_only=luma_only, layers=layers)
         except (CorruptStreamError, UnsupportedStreamError) as error:
             text = str(error)
@@ -155,7 +152,7 @@ class Target:
 
     def finish(self) -> None:
         """Print the counters for the parent and leave."""
-        row = self.counts | {"reached": self.reached, "slowest": self.slowest}
+        row = self.counts | {"reached": self.reached, "slowest_s": self.slowest}
         row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"COUNTERS {json.dumps(row)}", flush=True)
         os._exit(0)  # atheris never returns
@@ -200,35 +197,32 @@ def main() -> None:
     if options.folder:
         segment(options.folder, options.runs, options.seconds, options.seed)
     folder = Path(tempfile.mkdtemp(prefix="mcml-fuzz-"))
-    began, total, number = time.monotonic(), dict.fromkeys(("trials", "crashes"), 0), 0
-    slowest = peak = 0.0
+    began, total, number = time.monotonic(), Counter(trials=0, crashes=0), 0
+    most = {"slowest_s": 0.0, "peak_mib": 0.0}
     while total["trials"] < options.runs and (left := began + options.seconds - time.monotonic()) > 0:
         number += 1
         words = ["--runs", min(SEGMENT, options.runs - total["trials"]), "--seconds", left]
         words += ["--seed", options.seed + number, "--folder", folder]
         command = [sys.executable, __file__, *map(str, words)]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = [line for line in ran.stdout.splitlines() if line.startswith("COUNTERS ")]
-        if not found:  # the process itself died: a crash of the worst kind
-            print(ran.stderr[-3000:], file=sys.stderr)
-            total["crashes"] += 1
-            break
-        row = json.loads(found[-1].removeprefix("COUNTERS "))
-        slowest, peak = max(slowest, row.pop("slowest")), max(peak, row.pop("peak_mib"))
-        for name, count in row.items():
-            total[name] = total.get(name, 0) + count
+        rows = [line for line in ran.stdout.splitlines() if line.startswith("COUNTERS ")]
+        row = json.loads(rows[-1].removeprefix("COUNTERS ")) if rows else {"crashes": 1}
         if row["crashes"]:
             print(ran.stderr[-3000:], file=sys.stderr)
+        if not rows:  # the process itself died: a crash of the worst kind
+            total["crashes"] += 1
+            break
+        most = {name: max(value, row.pop(name)) for name, value in most.items()}
+        total.update(row)
         print(f"{total['trials']} inputs, {total['crashes']} crashes", flush=True)
     spent = time.monotonic() - began
-    words = ", ".join(f"{count} {name}" for name, count in total.items())
-    rate = total["trials"] / spent
     print(
-        f"{words}; {spent:.0f} s, {rate:.0f} inputs/s, slowest {1000 * slowest:.0f} ms, peak {peak:.0f} MiB"
+        f"{', '.join(f'{count} {name}' for name, count in total.items())}; {spent:.0f} s, "
+        f"{total['trials'] / spent:.0f} inputs/s, slowest {1000 * most['slowest_s']:.0f} ms, "
+        f"peak {most['peak_mib']:.0f} MiB"
     )
     if total["crashes"]:
-        print(f"inputs that crashed are in {folder}")
-        sys.exit(1)
+        sys.exit(f"inputs that crashed are in {folder}")
     shutil.rmtree(folder, ignore_errors=True)
 
 
