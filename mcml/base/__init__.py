@@ -10,12 +10,7 @@ STRIDE = 8  # side in pixels of the square that one position of the code stands 
 
 
 def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's ``__getattr__`` that imports what users call only when they call it.
-
-    Args:
-        package: the package's ``__name__``.
-        homes: the file of the package that holds each public name.
-    """
+    """Return a package's ``__getattr__``, which imports what users call (name to file) when they call it."""
 
     def find(name: str) -> Any:
         if name not in homes:

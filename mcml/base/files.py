@@ -107,9 +107,7 @@ def replace_folder(new: Path, old: Path) -> None:
 
 def sha256(content: bytes | Path) -> str:
     """Return the SHA-256 of bytes or of a file's bytes, in hex."""
-    if isinstance(content, Path):
-        content = read_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(read_bytes(content) if isinstance(content, Path) else content).hexdigest()
 
 
 Row = Mapping[str, Any]

@@ -5,21 +5,26 @@ import pytest
 from mcml.base import errors
 from mcml.base.errors import UsageError
 
+CODECS = ["webp", "jpegxl", "jpeg444", "jpeg420"]
+
 
 def test_choose_returns_a_known_name():
     assert errors.choose("codec", "webp", {"webp": 1, "jpeg420": 2}) == "webp"
 
 
-def test_choose_names_the_nearest_and_all_known():
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("jpg420", "did you mean 'jpeg420'? "),
+        ("jpeg", "did you mean 'jpeg420' or 'jpeg444' or 'jpegxl'? "),  # the beginning of several
+        ("zzzz", ""),
+        ("", ""),
+    ],
+)
+def test_choose_hints_at_what_is_near_and_names_all_known(name, hint):
     with pytest.raises(UsageError) as error:
-        errors.choose("codec", "jpg420", ["webp", "jpeg420"])
-    assert str(error.value) == "unknown codec 'jpg420': did you mean 'jpeg420'? known are jpeg420, webp"
-
-
-def test_choose_gives_no_hint_where_nothing_is_near():
-    with pytest.raises(UsageError) as error:
-        errors.choose("codec", "zzzz", ["webp"])
-    assert str(error.value) == "unknown codec 'zzzz': known are webp"
+        errors.choose("codec", name, CODECS)
+    assert str(error.value) == f"unknown codec '{name}': {hint}known are jpeg420, jpeg444, jpegxl, webp"
 
 
 def test_exit_codes_are_2_for_usage_and_1_for_data():
