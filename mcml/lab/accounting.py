@@ -20,14 +20,12 @@ from mcml.lab.workers import one_thread, side_by_side
 from mcml.metrics import distortion as metrics
 from mcml.metrics.color import rgb_to_lab, rgb_to_ycbcr
 
-PLANES = ("Y", "Cb", "Cr")
-
 
 def bit_rows(
     coder: LearnedCodec,
     images: Mapping[str, np.ndarray],
     qualities: Sequence[float],
-    kinds: Sequence[str] = ("flat", "adaptive"),
+    kinds: Sequence[str] = ("uniform", "adaptive"),
 ) -> list[dict[str, Any]]:
     """Count what each part of each file takes, before and after entropy coding.
 
@@ -35,7 +33,7 @@ def bit_rows(
         coder: a learned codec.
         images: (H, W, 3) uint8 by name.
         qualities: percentages of luma's groups.
-        kinds: "flat" (no importance map is sent) and "adaptive" (maps are sent).
+        kinds: "uniform" (no importance map is sent) and "adaptive" (maps are sent).
 
     Returns:
         Rows of image, kind, quality, part, raw_bits, coded_bits, file_bits, pixels. A part is a
@@ -45,17 +43,18 @@ def bit_rows(
     """
     rows = []
     for name, image in images.items():
-        analysis = coder.analyse(image)
+        analysis, pixels = coder.analyse(image), image.shape[0] * image.shape[1]
         for kind, quality in product(kinds, qualities):
-            found = coder.pack(analysis, quality, adaptive=kind == "adaptive")
-            size, framing = 8 * len(found.data), 8 * framing_bytes(found.data)
-            parts = {part: (found.raw_bits[part], bits) for part, bits in found.ideal_bits.items()}
+            encoded = coder.pack(analysis, quality, adaptive=kind == "adaptive")
+            size, framing = 8 * len(encoded.data), 8 * framing_bytes(encoded.data)
+            parts = {part: (encoded.raw_bits[part], bits) for part, bits in encoded.ideal_bits.items()}
             parts["framing"] = (0.0, framing)
-            parts["coder"] = (0.0, size - framing - sum(found.ideal_bits.values()))
-            key = {"image": name, "kind": kind, "quality": quality}
-            about = {"file_bits": size, "pixels": image.shape[0] * image.shape[1]}
-            for part, (raw, bits) in parts.items():
-                rows.append({**key, "part": part, "raw_bits": raw, "coded_bits": bits, **about})
+            parts["coder"] = (0.0, size - framing - sum(encoded.ideal_bits.values()))
+            rows += [
+                {"image": name, "kind": kind, "quality": quality, "part": part,
+                 "raw_bits": raw, "coded_bits": bits, "file_bits": size, "pixels": pixels}
+                for part, (raw, bits) in parts.items()
+            ]  # fmt: skip
     return rows
 
 
@@ -66,26 +65,20 @@ def file_totals(rows: Sequence[Mapping[str, Any]], slack: float = 0.01) -> list[
         Rows of image, kind, quality, ideal_bytes, framing_bytes, file_bytes and holds: the file is
         its estimate, give or take `slack` of it, a last word of 4 bytes a chunk, and the framing.
     """
-    files: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    files: dict[tuple[Any, ...], dict[str, float]] = {}
     for row in rows:
-        files.setdefault((row["image"], row["kind"], row["quality"]), []).append(row)
-    found = []
-    for (image, kind, quality), parts in files.items():
-        bits = {row["part"]: row["coded_bits"] for row in parts}
+        file = (row["image"], row["kind"], row["quality"], row["file_bits"] // 8)
+        files.setdefault(file, {})[row["part"]] = row["coded_bits"]
+    totals = []
+    for (image, kind, quality, size), bits in files.items():
         framing, coder = bits.pop("framing"), bits.pop("coder")
         ideal = sum(bits.values())
-        found.append(
-            {
-                "image": image,
-                "kind": kind,
-                "quality": quality,
-                "ideal_bytes": ideal / 8,
-                "framing_bytes": framing / 8,
-                "file_bytes": parts[0]["file_bits"] // 8,
-                "holds": bool(-slack * ideal <= coder <= slack * ideal + 32 * len(bits)),
-            }
-        )
-    return found
+        holds = bool(-slack * ideal <= coder <= slack * ideal + 32 * len(bits))
+        totals.append(
+            {"image": image, "kind": kind, "quality": quality, "ideal_bytes": ideal / 8,
+             "framing_bytes": framing / 8, "file_bytes": size, "holds": holds}
+        )  # fmt: skip
+    return totals
 
 
 def framing_bytes(data: bytes) -> int:
@@ -119,7 +112,7 @@ def file_rows(
     images: Mapping[str, np.ndarray],
     qualities: Sequence[float],
     *,
-    kinds: Sequence[str] = ("flat",),
+    kinds: Sequence[str] = ("uniform",),
     workers: int = 0,
     colors_only: bool = False,
 ) -> list[dict[str, Any]]:
@@ -129,7 +122,7 @@ def file_rows(
         systems: model folders (or released names) by a name of theirs.
         images: (H, W, 3) uint8 by name.
         qualities: percentages of luma's groups.
-        kinds: "flat", "adaptive" or both, as in `bit_rows`.
+        kinds: "uniform", "adaptive" or both, as in `bit_rows`.
         workers: processes, 0 for as many as there are cores.
         colors_only: leave out all metrics but PSNR by plane and CIEDE2000.
 
@@ -154,21 +147,20 @@ def _file_rows(
 ) -> list[dict[str, Any]]:
     coder, rows = LearnedCodec(folder), []
     for image_name, image in images.items():
-        pixels = image.shape[0] * image.shape[1]
-        analysis = coder.analyse(image)
+        analysis, pixels = coder.analyse(image), image.shape[0] * image.shape[1]
         for quality in qualities:
-            found = coder.pack(analysis, quality, adaptive=kind == "adaptive")
-            decoded = coder.decode(found.data)
+            encoded = coder.pack(analysis, quality, adaptive=kind == "adaptive")
+            decoded = coder.decode(encoded.data)
             rows.append(
                 {
                     "codec": name,
                     "kind": kind,
                     "image": image_name,
                     "quality": quality,
-                    "file_bytes": len(found.data),
-                    "bpp": bits_per_pixel(found.data, image),
-                    "ideal_bpp": sum(found.ideal_bits.values()) / pixels,
-                    "raw_bpp": sum(found.raw_bits.values()) / pixels,
+                    "file_bytes": len(encoded.data),
+                    "bpp": bits_per_pixel(encoded.data, image),
+                    "ideal_bpp": sum(encoded.ideal_bits.values()) / pixels,
+                    "raw_bpp": sum(encoded.raw_bits.values()) / pixels,
                     **_planes(image, decoded),
                     **(_colors(image, decoded) if colors_only else vars(metrics.compare(image, decoded))),
                 }
@@ -178,7 +170,8 @@ def _file_rows(
 
 def _planes(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
     error = np.mean((rgb_to_ycbcr(image) - rgb_to_ycbcr(decoded)) ** 2, axis=(0, 1))
-    return {f"psnr_{key}": metrics.psnr_from_mse(float(e)) for key, e in zip(PLANES, error, strict=True)}
+    keys = ("psnr_Y", "psnr_Cb", "psnr_Cr")
+    return {key: metrics.psnr_from_mse(float(e)) for key, e in zip(keys, error, strict=True)}
 
 
 def _colors(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
@@ -206,17 +199,16 @@ def time_codecs(
         Rows of codec, direction ("encode", "decode"), phase ("networks", "entropy", or "all" of a
         classical codec), seconds (median), bpp.
     """
-    found = {name: encode_at_bpp(get_codec(name), image, target_bpp) for name in names}
+    files = {name: encode_at_bpp(get_codec(name), image, target_bpp) for name in names}
     for name in names:
-        get_codec(name).decode(found[name].data)
+        get_codec(name).decode(files[name].data)
     spent: dict[tuple[str, str, str], list[float]] = {}
-    for _ in range(repeats):
-        for name in names:
-            for key, seconds in _once(get_codec(name), image, found[name].quality).items():
-                spent.setdefault((name, *key), []).append(seconds)
+    for _, name in product(range(repeats), names):
+        for key, seconds in _once(get_codec(name), image, files[name].quality).items():
+            spent.setdefault((name, *key), []).append(seconds)
     return [
         {"codec": name, "direction": direction, "phase": phase, "seconds": statistics.median(values),
-         "bpp": found[name].bpp}
+         "bpp": files[name].bpp}
         for (name, direction, phase), values in spent.items()
     ]  # fmt: skip
 

@@ -89,19 +89,13 @@ def evaluate_image(
     rows, encoder = [], codec.encoder(image)
     for point in target_bpp or qualities or codec.qualities:
         if target_bpp is None:
-            data = encoder(point)
-            key = {
-                "quality": point,
-                "target_bpp": np.nan,
-                "bpp": codecs.bits_per_pixel(data, image),
-                "reached": True,
-            }
+            data, quality, target, reached = encoder(point), point, np.nan, True
         else:
-            found = codecs.encode_at_bpp(codec, image, point, encoder=encoder)
-            data = found.data
-            key = {"quality": found.quality, "target_bpp": point, "bpp": found.bpp, "reached": found.reached}
+            file = codecs.encode_at_bpp(codec, image, point, encoder=encoder)
+            data, quality, target, reached = file.data, file.quality, point, file.reached
+        key = (path.stem, codec_name, quality, target, codecs.bits_per_pixel(data, image), reached)
         row = metrics.compare(image, codec.decode(data))
-        rows.append({"image": path.stem, "codec": codec_name, **key, **vars(row)})
+        rows.append({**dict(zip(KEYS, key, strict=True)), **vars(row)})
     return rows
 
 

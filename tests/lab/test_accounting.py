@@ -24,7 +24,7 @@ def picture():
 
 def test_the_parts_of_a_file_sum_to_its_bits(coder, picture):
     rows = accounting.bit_rows(coder, {"a": picture}, (10, 60))
-    for kind, adaptive in (("flat", False), ("adaptive", True)):
+    for kind, adaptive in (("uniform", False), ("adaptive", True)):
         for quality in (10, 60):
             of = [r for r in rows if (r["kind"], r["quality"]) == (kind, quality)]
             parts = {r["part"] for r in of}
@@ -51,7 +51,7 @@ def _chunks(data):
 
 
 def test_an_estimate_holds_until_the_coder_wastes_more_than_it_may(coder, picture):
-    rows = accounting.bit_rows(coder, {"a": picture}, (40, 80), kinds=("flat",))
+    rows = accounting.bit_rows(coder, {"a": picture}, (40, 80), kinds=("uniform",))
     totals = accounting.file_totals(rows)
     assert [t["quality"] for t in totals] == [40, 80] and all(t["holds"] for t in totals)
     for total in totals:
