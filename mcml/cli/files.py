@@ -20,8 +20,6 @@ SUFFIX = ".mcml"
 DEFAULT_BPP = 0.3
 MEASURED_PIXELS = 1 << 24  # metrics of larger pictures would take gigabytes
 SHOWN_METRICS = ("psnr", "ms_ssim", "ciede2000")
-IS_PICTURE = "is a picture, not a compressed file: `mcml compress` makes one of it"
-IS_COMPRESSED = "is compressed already: `mcml decompress` makes a picture of it"
 
 Work = Callable[[Path, Path], tuple[dict[str, Any], str]]  # source, output -> table row, note or ""
 
@@ -64,7 +62,9 @@ def compress(options: argparse.Namespace) -> int:
         raise UsageError("--bpp and --rate: give one of them")
     from mcml.data.images import EXTENSIONS, read_image
 
-    paths, failures = find_inputs(options.images, EXTENSIONS, "image", {SUFFIX}, IS_COMPRESSED)
+    if compressed := [word for word in options.images if word.lower().endswith(SUFFIX)]:
+        raise UsageError(f"{compressed[0]} is compressed already: `mcml decompress` makes a picture of it")
+    paths, failures = find_inputs(options.images, EXTENSIONS, "image")
     pairs = pair_outputs(paths, options, options.images, SUFFIX)
 
     from mcml.codec.interface import bits_per_pixel, encode_at_bpp
@@ -114,9 +114,9 @@ def decompress(options: argparse.Namespace) -> int:
     """
     from mcml.codec.container import read, read_header
     from mcml.codec.learned import LearnedCodec, codec_of
-    from mcml.data.images import EXTENSIONS, write_png
+    from mcml.data.images import write_png
 
-    paths, failures = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file", EXTENSIONS, IS_PICTURE)
+    paths, failures = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file")
     pairs = pair_outputs(paths, options, options.files, ".png", ".decoded.png")
     given = LearnedCodec(options.model) if options.model else None
     codecs: dict[bytes, LearnedCodec] = {}
@@ -158,9 +158,8 @@ def identify(options: argparse.Namespace) -> int:
     mcml identify compressed/ --json
     """
     from mcml.codec.container import block, describe
-    from mcml.data.images import EXTENSIONS
 
-    paths, failures = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file", EXTENSIONS, IS_PICTURE)
+    paths, failures = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file")
     for error in failures:
         tell(error, options.debug)
     contents: list[dict[str, Any]] = []
@@ -182,13 +181,13 @@ def identify(options: argparse.Namespace) -> int:
 
 
 def find_inputs(
-    words: Sequence[str], suffixes: Collection[str], what: str, refused: Collection[str], why: str
+    words: Sequence[str], suffixes: Collection[str], what: str
 ) -> tuple[list[Path], list[DataError]]:
     """Find the files that words on a command line name: files, folders or patterns as ``*.png``.
 
     Of a folder all files of `suffixes` (lower case, with dots; called `what` in errors) are taken but
-    hidden ones; files of the `refused` suffixes are no input, `why` says why. Returned are each file
-    once, in order, whether there or not, and an error for each other word or file.
+    hidden ones. Returned are each file once, in order, whether there or not, and an error for each
+    other word.
     """
     places: dict[Path, Path] = {}
     errors = []
@@ -210,10 +209,7 @@ def find_inputs(
         if not paths:
             errors.append(DataError(f"{word}: {missing}"))
         for path in paths:
-            if path.suffix.lower() in refused and path.is_file():
-                errors.append(DataError(f"{shown(path)}: {why}"))
-            else:
-                places.setdefault(_place(path), path)
+            places.setdefault(_place(path), path)
     return list(places.values()), errors
 
 

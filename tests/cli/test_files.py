@@ -131,7 +131,7 @@ def test_target_between_two_sizes_of_a_tiny_picture_says_that_steps_are_coarse(m
     tiny = np.ascontiguousarray(crop[:8, :8])
     Image.fromarray(tiny).save(tmp_path / "tiny.png")
     encode = fusion.encoder(tiny)
-    sizes = sorted({len(encode(quality)) for quality in np.linspace(0, 100, 401)})
+    sizes = sorted({len(encode(quality)) for quality in np.linspace(0, 100, 101)})
     gap = max(range(len(sizes) - 1), key=lambda i: sizes[i + 1] / sizes[i])
     assert sizes[gap + 1] / sizes[gap] > 1.05
     result = mcml("compress", "tiny.png", "--bpp", (sizes[gap] + sizes[gap + 1]) / 2 / 8, "--no-metrics")
@@ -191,10 +191,8 @@ def test_decompressing_beside_the_originals_leaves_them_even_with_overwrite(mcml
 def test_pictures_and_compressed_files_in_each_other_s_place_are_told_apart(mcml, folder, tmp_path, files):
     (tmp_path / "a.mcml").write_bytes(files["uniform"])
     for command in ("decompress", "identify"):
-        failed(mcml(command, "photos/one.png"), 1, "photos/one.png: is a picture", "`mcml compress`")
-    failed(
-        mcml("compress", "a.mcml", "-o", "b.mcml"), 1, "a.mcml: is compressed already", "`mcml decompress`"
-    )
+        failed(mcml(command, "photos/one.png"), 1, "photos/one.png: ", "a PNG picture")
+    failed(mcml("compress", "a.mcml", "-o", "b.mcml"), 2, "a.mcml is compressed already", "`mcml decompress`")
     assert not (tmp_path / "b.mcml").exists()
 
 

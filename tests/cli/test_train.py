@@ -21,7 +21,7 @@ from mcml.data import images
 from mcml.data.sets import image_set
 from mcml.model import model_files, weights
 from mcml.model.model import build
-from mcml.model.settings import VARIANTS, Recipe, load_recipe
+from mcml.model.settings import VARIANTS, Recipe
 from mcml.training import run as training_run
 
 
@@ -228,15 +228,6 @@ def test_a_run_goes_on_only_on_the_photographs_and_the_model_that_it_was_begun_w
     failed(result, 2, "--data was 'moved@", "now 'moved@", "give another --run-dir")
 
 
-def test_a_run_that_diverges_ends_with_a_sentence(mcml, photo_folder, tmp_path):
-    settings = {"train.lr": 1e9, "stage.encoder_from": 0.0}
-    result = mcml(*arguments("photos", "run", 30, **settings))
-    assert result.returncode == 1
-    line = result.stderr.splitlines()[-1]
-    assert line.startswith("mcml: step ") and "smaller learning rate (lr)" in line
-    assert not (tmp_path / "run" / "model").exists()
-
-
 # --------------------------------------------------------------------------- train-entropy
 
 
@@ -309,34 +300,16 @@ def test_mistakes_of_train_entropy_are_named(mcml, model_of, tmp_path, words):
 # ------------------------------------------------------------------------------------ info
 
 
-def test_info_prints_every_variant_and_what_it_costs(mcml):
-    said = mcml("info").stdout
-    for variant, meaning in VARIANTS.items():
-        assert f"{variant}: {meaning}" in said
-    assert said.count("parameters, ") == len(VARIANTS)
-
-
-def test_info_s_totals_are_the_sums_of_its_rows(mcml):
-    contents = json.loads(mcml("info", "--json", "--profile", "gpu").stdout)
+def test_info_s_totals_are_the_sums_of_the_rows_that_it_prints(mcml):
+    contents = json.loads(mcml("info", "--json").stdout)
     assert list(contents) == list(VARIANTS)
+    said = mcml("info").stdout
     for variant, content in contents.items():
+        assert f"{variant}: {VARIANTS[variant]}\n  {content['parameters']:,} parameters, " in said
         rows = [row for row in content["rows"] if not row["part"].endswith("_model")]
         assert content["parameters"] == sum(row["parameters"] for row in rows) > 0
         assert content["macs_per_pixel"] == pytest.approx(sum(row["macs_per_pixel"] for row in rows))
         assert content["config"]["variant"] == variant
-
-
-def test_info_counts_the_parameters_of_the_networks_that_are_trained(mcml):
-    said = mcml("info", "--variant", "fusion", "--json", *tiny_arguments()).stdout
-    settings = [argument.removeprefix("--set=") for argument in tiny_arguments()]
-    model = build(load_recipe("quick", "fusion", settings).model)
-    counted = {
-        (key, part): sum(p.numel() for p in getattr(stream, part).parameters())
-        for key, stream in model.streams.items()
-        for part in ("encoder", "importance", "decoder", "bit_model", "level_model")
-    }
-    rows = json.loads(said)["fusion"]["rows"]
-    assert {(row["stream"], row["part"]): row["parameters"] for row in rows} == counted
 
 
 def test_info_refuses_what_it_does_not_know(mcml):
