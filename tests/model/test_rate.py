@@ -50,9 +50,12 @@ def context(k, i, j, groups):
 
 
 def dependencies(model, code, level, other):
-    """Return the logits' exact derivatives by the code: [(k, i, j, k', i', j')]."""
+    """Say on which of the code's bits each logit depends: [(k, i, j, k', i', j')].
+
+    No weight that `seeded` draws is below 1e-5; a fast convolution may leave rounding where there is none.
+    """
     slope = torch.autograd.functional.jacobian(lambda c: model(c, level, other)[0], code)
-    return slope[:, :, :, 0]
+    return slope[:, :, :, 0].abs() > 1e-5
 
 
 def test_the_board_alternates_and_begins_with_the_first_pass():
@@ -89,7 +92,7 @@ def test_a_changed_bit_moves_no_logit_coded_before_it():
     for k, i, j in np.ndindex(sum(SIZES), HEIGHT, WIDTH):
         changed = code.clone()
         changed[0, k, i, j] -= 2
-        moved = (model(changed, level)[0] != before).nonzero().tolist()
+        moved = ((model(changed, level)[0] - before).abs() > 1e-5).nonzero().tolist()
         assert moved or k == sum(SIZES) - 1
         assert all((q, (row + column) % 2) > (k, (i + j) % 2) for q, row, column in moved)
 
