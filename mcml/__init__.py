@@ -1,7 +1,7 @@
 """mcml: multi-channel multi-loss image compression, its colour metrics and its notebooks.
 
-Importing the package loads nothing heavy; take what you need from its modules,
-for example ``from mcml import metrics`` or ``from mcml import classical``.
+Importing the package loads nothing heavy; its rooms' faces hold what users call, for example
+``from mcml import codec, data, metrics, model``.
 """
 
 __version__ = "0.1.0"

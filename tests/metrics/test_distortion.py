@@ -566,21 +566,17 @@ def test_mean_row_leaves_out_infinite_and_undefined_values_and_counts_them():
     )
 
 
-def test_mean_row_of_only_identical_images_stays_infinite():
-    assert mean_row([{"mse": 0.0, "psnr": math.inf}] * 2) == {
-        "mse": 0, "psnr": math.inf, "images": 2, "identical": 2,
-    }  # fmt: skip
-
-
-def test_mean_row_of_nothing_counts_nothing():
-    assert mean_row([]) == {"images": 0, "identical": 0}
-
-
-def test_mean_row_averages_numpy_numbers_too():
-    mean = mean_row(
-        [{"scales": np.int64(5), "x": np.float32(1)}, {"scales": np.int64(2), "x": np.float32(2)}]
-    )
-    assert mean == {"scales": 3.5, "x": 1.5, "images": 2, "identical": 0}
+@pytest.mark.parametrize(
+    "rows, mean",
+    [
+        ([], {"images": 0, "identical": 0}),
+        ([{"mse": 0.0, "psnr": math.inf}] * 2, {"mse": 0, "psnr": math.inf, "images": 2, "identical": 2}),
+        ([{"x": np.int64(5)}, {"x": np.float32(2)}], {"x": 3.5, "images": 2, "identical": 0}),
+    ],
+    ids=["nothing", "all identical", "numpy's numbers"],
+)
+def test_mean_row_of_unusual_rows(rows, mean):
+    assert mean_row(rows) == mean
 
 
 def test_columns_are_those_of_the_conventions_in_order():
