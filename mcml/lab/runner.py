@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mcml.base.errors import DataError, McmlError, StoppedError, UsageError, choose
-from mcml.base.files import atomic_write, replace_folder, repo_root, sha256
+from mcml.base.files import atomic_write, check_writable, replace_folder, repo_root, sha256
 from mcml.codec.interface import get_codec
 from mcml.data.sets import data_folders, image_set, registry
 from mcml.lab.output import command_line, results_root
@@ -62,8 +62,8 @@ class NotebookRun:
 
     def absent_sets(self) -> list[str]:
         """Return the registered data sets that it reads and that are nowhere and cannot be downloaded."""
-        own = [name for name in self.data_sets() if name in registry() and "files" not in registry()[name]]
-        return [name for name in own if not any((folder / name).is_dir() for folder in data_folders())]
+        own = {name for name in self.data_sets() if "files" not in registry().get(name, {"files": []})}
+        return sorted(name for name in own if not any((folder / name).is_dir() for folder in data_folders()))
 
     def check_data(self) -> None:
         """Find the data sets and the sample image now rather than in a kernel."""
@@ -195,15 +195,10 @@ def plan(
 
 def leave_out(runs: Sequence[NotebookRun]) -> tuple[list[NotebookRun], str]:
     """Return the runs whose data sets are here, and a sentence about the others ("" without any)."""
-    absent = {run.name: run.absent_sets() for run in runs}
-    sets = sorted({name for names in absent.values() for name in names})
-    if not sets:
-        return list(runs), ""
-    sentence = (
-        f"left out for want of the data set{'s' * (len(sets) > 1)} {', '.join(sets)} (MCML_DATA names the "
-        f"folder that holds {sets[0]}/): {', '.join(name for name, names in absent.items() if names)}"
-    )
-    return [run for run in runs if not absent[run.name]], sentence
+    absent = {run.name: names for run in runs if (names := run.absent_sets())}
+    sets = ", ".join(sorted({name for names in absent.values() for name in names}))
+    sentence = f"left out, MCML_DATA names no folder that holds the data set {sets}: {', '.join(absent)}"
+    return [run for run in runs if run.name not in absent], sentence if absent else ""
 
 
 # ------------------------------------------------------------------------------------- run
@@ -393,14 +388,8 @@ def _stopped_by_signals() -> Iterator[Callable[[], None]]:
 @contextmanager
 def _lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Let one run at a time work on a profile; the kernel frees the lock of a killed one."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "a+")  # noqa: SIM115  (held while the run lasts)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: results cannot be written there ({error.strerror}); MCML_RESULTS names another"
-        ) from error
-    with handle:
+    check_writable(folder / ".lock")
+    with open(folder / ".lock", "a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
