@@ -55,8 +55,7 @@ def evaluate(
             raise UsageError(f"target bpp {target}: expected a number above 0")
     if target_bpp is not None and len(target_bpp) == 0:
         raise UsageError("no rate to evaluate at: give some, or None for the codecs' own qualities")
-    jobs = [(path, name, target_bpp, None) for path in paths for name in codec_names]
-    return _run(jobs, workers, progress)
+    return _run([(path, name, target_bpp, None) for path in paths for name in codec_names], workers, progress)
 
 
 def evaluate_qualities(
@@ -65,15 +64,15 @@ def evaluate_qualities(
     """Like `evaluate`, with one codec at given qualities."""
     if len(qualities) == 0:
         raise UsageError("no quality to evaluate at")
-    return _run([(path, codec_name, None, qualities) for path in paths], workers, None)
+    return _run([(path, codec_name, None, qualities) for path in paths], workers)
 
 
 def _run(
-    jobs: list[tuple[Any, ...]], workers: int, progress: Callable[[int, int], None] | None
+    images: list[tuple[Any, ...]], workers: int, progress: Callable[[int, int], None] | None = None
 ) -> pd.DataFrame:
-    check_stems(list(dict.fromkeys(job[0] for job in jobs)))
+    check_stems(list(dict.fromkeys(path for path, *_ in images)))
     # Absolute: a pool that is used again may have been started in another folder.
-    calls = [partial(evaluate_image, Path(path).absolute(), *rest) for path, *rest in jobs]
+    calls = [partial(evaluate_image, Path(path).absolute(), *rest) for path, *rest in images]
     rows = [row for rows in side_by_side(calls, workers, progress) for row in rows]
     return pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
 
@@ -112,16 +111,13 @@ def check_reach(table: pd.DataFrame) -> None:
 
 def misses(table: pd.DataFrame) -> list[str]:
     """Return a sentence for each codec and target that was missed by more than 2 % somewhere."""
-    sentences = []
-    for (name, target), rows in table[~table.reached.astype(bool)].groupby(
-        ["codec", "target_bpp"], sort=False
-    ):
-        off = 100 * (rows.bpp / target - 1)
-        sentences.append(
-            f"{name} missed {target:g} bpp by more than 2 % on {len(rows)} image(s) "
-            f"({off.min():+.1f} to {off.max():+.1f} %): its quality steps are coarse or end there"
-        )
-    return sentences
+    missed = table[~table.reached.astype(bool)]
+    off = 100 * (missed.bpp / missed.target_bpp - 1)
+    return [
+        f"{name} missed {target:g} bpp by more than 2 % on {len(percent)} image(s) "
+        f"({percent.min():+.1f} to {percent.max():+.1f} %): its quality steps are coarse or end there"
+        for (name, target), percent in off.groupby([missed.codec, missed.target_bpp], sort=False)
+    ]
 
 
 def mean_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -131,11 +127,11 @@ def mean_table(table: pd.DataFrame) -> pd.DataFrame:
     the rows and `identical` those without any difference.
     """
     by = ["codec", "target_bpp"] if table.target_bpp.notna().all() else ["codec", "quality"]
-    rows = []
-    for key, group in table.groupby(by, sort=False):
-        mean = metrics.mean_row(group.drop(columns=["image", "reached", *by]).to_dict("records"))
-        rows.append(dict(zip(by, key, strict=True)) | mean)
-    return pd.DataFrame(rows)
+    groups = table.drop(columns=["image", "reached"]).groupby(by, sort=False)
+    return pd.DataFrame(
+        dict(zip(by, key, strict=True)) | metrics.mean_row(rows.drop(columns=by).to_dict("records"))
+        for key, rows in groups
+    )
 
 
 def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
@@ -153,8 +149,6 @@ def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
         Rows of `codec`, `anchor`, `column`, `bd_rate_percent` (negative: fewer bits than
         the anchor; NaN without overlap) and `overlap` (share of the union of both ranges).
     """
-    import bjontegaard
-
     if anchor not in set(means.codec):
         raise UsageError(f"BD-rate anchor '{anchor}' is not in the table")
     choose("column for BD-rate", column, HIGHER_IS_BETTER | LOWER_IS_BETTER)
@@ -166,35 +160,28 @@ def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
         rising = np.append(True, np.diff(np.maximum.accumulate(quality)) > 0)
         return points.bpp.to_numpy()[rising], quality[rising]
 
-    rate_a, quality_a = curve(anchor)
     rows = []
     for name in means.codec.unique():
-        rate, quality = curve(name)
-        low = high = union = 0.0
-        if len(quality) and len(quality_a):
-            low, high = max(quality.min(), quality_a.min()), min(quality.max(), quality_a.max())
-            union = max(quality.max(), quality_a.max()) - min(quality.min(), quality_a.min())
-        percent = np.nan
-        if high > low and min(len(rate), len(rate_a)) >= 2:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it warns of a small overlap, which is a column here
-                percent = bjontegaard.bd_rate(
-                    rate_a,
-                    quality_a,
-                    rate,
-                    quality,
-                    method="pchip",
-                    require_matching_points=False,
-                    min_overlap=0,
-                )
-        overlap = max(high - low, 0) / union if union > 0 else 0.0
-        rows.append(
-            {
-                "codec": name,
-                "anchor": anchor,
-                "column": column,
-                "bd_rate_percent": percent,
-                "overlap": overlap,
-            }
-        )
+        percent, overlap = _rate_difference(*curve(anchor), *curve(name))
+        key = {"codec": name, "anchor": anchor, "column": column}
+        rows.append({**key, "bd_rate_percent": percent, "overlap": overlap})
     return pd.DataFrame(rows)
+
+
+def _rate_difference(
+    rate_a: np.ndarray, quality_a: np.ndarray, rate_b: np.ndarray, quality_b: np.ndarray
+) -> tuple[float, float]:
+    """Return percent of rate and the ranges' overlap."""
+    import bjontegaard
+
+    if not (len(quality_a) and len(quality_b)):
+        return np.nan, 0.0
+    both = max(quality_a[0], quality_b[0]), min(quality_a[-1], quality_b[-1])  # they rise
+    union = max(quality_a[-1], quality_b[-1]) - min(quality_a[0], quality_b[0])
+    overlap = max(both[1] - both[0], 0) / union if union > 0 else 0.0
+    if not overlap or min(len(rate_a), len(rate_b)) < 2:
+        return np.nan, overlap
+    options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of a small overlap, which is a column here
+        return bjontegaard.bd_rate(rate_a, quality_a, rate_b, quality_b, **options), overlap

@@ -59,23 +59,20 @@ def _notebook(folder: Path, name: str, expected: Mapping[str, Any]) -> dict[str,
         "run": run,
         "other": {k: v for k, v in run["parameters"].items() if k in expected and expected[k] != v},
         "tables": [_table(here, name, entry) for entry in run["tables"]],
-        "figures": [
-            {
-                **entry,
-                "image": base64.b64encode((here / f"{entry['name']}.png").read_bytes()).decode(),
-                "csv": f"{name}/{entry['name']}.csv",
-            }
-            for entry in run["figures"]
-        ],
+        "figures": [_figure(here, name, entry) for entry in run["figures"]],
     }
+
+
+def _figure(here: Path, name: str, entry: dict[str, str]) -> dict[str, str]:
+    image = base64.b64encode((here / f"{entry['name']}.png").read_bytes()).decode()
+    return {**entry, "image": image, "csv": f"{name}/{entry['name']}.csv"}
 
 
 def _title(notebook: Path) -> str:
     if not notebook.is_file():
         return ""
-    first = json.loads(notebook.read_text("utf-8"))["cells"][0]["source"]
-    line = "".join(first).splitlines()[0]
-    return line.lstrip("# ").strip()
+    first = "".join(json.loads(notebook.read_text("utf-8"))["cells"][0]["source"])
+    return first.splitlines()[0].lstrip("# ").strip()
 
 
 def _table(here: Path, name: str, entry: dict[str, str]) -> dict[str, Any]:
@@ -83,13 +80,8 @@ def _table(here: Path, name: str, entry: dict[str, str]) -> dict[str, Any]:
         header, *rows = csv.reader(file)
     text = set(entry["text_columns"])
     cells = [[_cell(c, value, c in text) for c, value in zip(header, row, strict=True)] for row in rows]
-    return {
-        **entry,
-        "csv": f"{name}/{entry['name']}.csv",
-        "header": header,
-        "rows": cells[:MAX_ROWS],
-        "hidden": max(len(rows) - MAX_ROWS, 0),
-    }
+    table = {"header": header, "rows": cells[:MAX_ROWS], "hidden": max(len(rows) - MAX_ROWS, 0)}
+    return {**entry, **table, "csv": f"{name}/{entry['name']}.csv"}
 
 
 def _cell(column: str, text: str, is_text: bool) -> dict[str, Any]:
