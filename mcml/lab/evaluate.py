@@ -157,7 +157,7 @@ def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
     def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
         points = means[(means.codec == name) & np.isfinite(means[column])].sort_values("bpp")
         quality = sign * points[column].to_numpy()
-        rising = np.append(True, np.diff(np.maximum.accumulate(quality)) > 0)
+        rising = np.diff(np.maximum.accumulate(quality), prepend=-np.inf) > 0
         return points.bpp.to_numpy()[rising], quality[rising]
 
     rows = []
