@@ -8,7 +8,7 @@ import torch
 
 from mcml.base import files
 from mcml.base.errors import UsageError
-from mcml.lab import output, parameters
+from mcml.lab import output, parameters, runner
 from mcml.lab.parameters import CHECKS
 
 
@@ -46,8 +46,9 @@ VALUES = [  # names, good values, bad values
 ]
 
 
-def test_every_check_is_tested_here():
-    assert {name for names, _, _ in VALUES for name in names.split()} == set(CHECKS)
+def test_every_check_is_of_a_notebook_s_parameter_and_tested_here():
+    in_notebooks = {name for path in runner.notebooks() for name in runner.notebook_parameters(path)}
+    assert {name for names, _, _ in VALUES for name in names.split()} == set(CHECKS) == in_notebooks
 
 
 @pytest.mark.parametrize(
