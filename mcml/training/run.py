@@ -28,6 +28,7 @@ from mcml.base.errors import DataError, McmlError, UsageError
 from mcml.base.files import atomic_write, check_writable, to_csv
 from mcml.model.weights import FILE_LIMIT_BYTES, load_into, new_folder
 
+LOG = "log.csv"
 KEPT = 2  # checkpoints; older ones are removed
 BUDGET = ("train.steps", "train.minutes")  # settings that a resumed run may change
 DIVERGED = 20.0  # a mean loss this many times the best so far stops the run
@@ -76,14 +77,9 @@ def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
 # ----------------------------------------------------------------------------- the run's folder
 
 
-def log_file(run_dir: Path) -> Path:
-    """Return the log's place."""
-    return run_dir / "log.csv"
-
-
 def read_log(run_dir: Path) -> list[dict[str, float]]:
-    """Return the log's rows as numbers; NaN is what a row did not measure."""
-    with log_file(run_dir).open(encoding="utf-8", newline="") as file:
+    """Return the rows of log.csv as numbers; NaN is what a row did not measure."""
+    with (run_dir / LOG).open(encoding="utf-8", newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return [row | {"step": int(row["step"])} for row in rows]
 
@@ -126,21 +122,15 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
 class Run:
     """A run in a folder. A subclass says what a step is and calls `resume` when all is built.
 
-    Attributes:
-        rows: the log so far.
-        step, elapsed_s: what is spent, sessions before this one included.
-        columns: the figures of a step, "loss" and "gradient_norm" among them.
-        learner, averaged: weights that learn, and their running average.
-        draws: random generators, by name.
-        batch: crops a step.
+    `rows` is the log so far; `step` and `elapsed_s` count the sessions before this one too.
     """
 
-    columns: Sequence[str]
+    columns: Sequence[str]  # the figures of a step, "loss" and "gradient_norm" among them
     learner: nn.Module
-    averaged: nn.Module
+    averaged: nn.Module  # the running average of its weights
     optimizer: torch.optim.Optimizer
     draws: Mapping[str, torch.Generator]
-    batch: int
+    batch: int  # crops a step
 
     def __init__(
         self, run_dir: Path | None, settings: Mapping[str, Any], *, steps: int, minutes: float,
@@ -182,14 +172,21 @@ class Run:
             UsageError: naming the first setting that the run was not begun with.
             DataError: if the checkpoint is damaged.
         """
-        if self.run_dir is not None:
-            check_writable(log_file(self.run_dir))  # now, not after a minute
-        folder = latest(self.run_dir) if self.run_dir else None
+        if self.run_dir is None:
+            return False
+        check_writable(self.run_dir / LOG)  # now, not after a minute
+        folder = latest(self.run_dir)
         if folder is None:
             return False
         state = read_checkpoint(folder)
         try:
-            self._compare(folder, state["settings"])
+            for name, value in self.settings.items():
+                was = state["settings"].get(name)
+                if str(was).rpartition("@")[2] != str(value).rpartition("@")[2] and name not in BUDGET:
+                    raise UsageError(
+                        f"{folder} is of another run: {name} was {was!r}, now {value!r}; "
+                        "give another --run-dir"
+                    )
             load_into(self.learner, state["learner"], str(folder))
             load_into(self.averaged, state["averaged"], str(folder))
             self.optimizer.load_state_dict(state["optimizer"])
@@ -202,17 +199,9 @@ class Run:
             raise
         except DAMAGED as error:
             raise DataError(f"{folder}: not a whole checkpoint ({error})") from error
-        if log_file(self.run_dir).exists():
+        if (self.run_dir / LOG).exists():
             self.rows = [row for row in read_log(self.run_dir) if row["step"] <= self.step]
         return True
-
-    def _compare(self, folder: Path, then: Mapping[str, Any]) -> None:
-        for name, value in self.settings.items():
-            was = then.get(name)
-            if str(was).rpartition("@")[2] != str(value).rpartition("@")[2] and name not in BUDGET:
-                raise UsageError(
-                    f"{folder} is of another run: {name} was {was!r}, now {value!r}; give another --run-dir"
-                )
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End `fit` after the step at work, with a checkpoint; what SIGTERM and SIGINT call."""
@@ -228,7 +217,7 @@ class Run:
 
         Args:
             log_every: steps whose mean is a row of the log; the clock is read then.
-            save_every_s: seconds between checkpoints.
+            save_every_s: between checkpoints.
 
         Returns:
             "finished" or "interrupted"; a checkpoint was written in both cases.
@@ -284,20 +273,20 @@ class Run:
             value = figures.get(name, math.nan)
             row[name] = -10 * math.log10(max(value, 1e-12)) if name.startswith("psnr_") else value
         self.rows.append(row)
-        if self.fabric.is_global_zero:
-            if self.run_dir is not None:
-                atomic_write(log_file(self.run_dir), to_csv(self.rows))
-            if self.report is not None:
-                self.report(row)
+        if self.fabric.is_global_zero and self.run_dir is not None:
+            atomic_write(self.run_dir / LOG, to_csv(self.rows))
+        if self.fabric.is_global_zero and self.report is not None:
+            self.report(row)
 
     def _check(self, figures: Mapping[str, float]) -> None:
         """Stop a run whose figures or weights are not finite, or whose loss ran away."""
-        kept = latest(self.run_dir) if self.run_dir else None
-        last = "no checkpoint had been written" if kept is None else f"the last good checkpoint is {kept}"
         bad = [name for name, value in figures.items() if not math.isfinite(value)]
         if not bad and not all(bool(p.isfinite().all()) for p in self.learner.parameters()):
             bad = ["the weights"]
-        what = f"{', '.join(bad)} not finite (gradient norm {figures['gradient_norm']:.3g})"
-        if bad or figures["loss"] > DIVERGED * self.best:
-            what = what if bad else f"the loss is {figures['loss']:.3g} after a best of {self.best:.3g}"
+        what = f"{', '.join(bad)} not finite (gradient norm {figures['gradient_norm']:.3g})" if bad else ""
+        if not bad and figures["loss"] > DIVERGED * self.best:
+            what = f"the loss is {figures['loss']:.3g} after a best of {self.best:.3g}"
+        if what:
+            kept = latest(self.run_dir) if self.run_dir else None
+            last = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written"
             raise DivergedError(f"step {self.step}: {what}; try a smaller learning rate (lr); {last}")

@@ -98,8 +98,8 @@ def design(coefficients: Tensor, bits: int) -> ThresholdCode:
     Raises:
         UsageError: if the samples do not tell apart as many cells.
     """
-    views = (coefficients[:, :, 1:, 1:], coefficients[:, :, 1:, :-1], coefficients[:, :, :-1, 1:])
-    flat = [view.transpose(0, 1).flatten(1) for view in views]  # here, left, above: (C, samples)
+    here, left, above = coefficients[..., 1:, 1:], coefficients[..., 1:, :-1], coefficients[..., :-1, 1:]
+    flat = [view.transpose(0, 1).flatten(1) for view in (here, left, above)]  # (C, samples) each
     values = [v[:, :: max(1, v.shape[1] // SQUARES)].contiguous().cpu().numpy() for v in flat]
     everyone = np.arange(values[0].shape[1])
     splits = [_best_split(values, c, everyone) for c in range(len(values[0]))]
@@ -146,25 +146,23 @@ def _best_split(values: list[np.ndarray], coefficient: int, members: np.ndarray)
     return _Split(float(score[best]), members, (coefficient, *row))
 
 
-def _counts(
-    t: np.ndarray, here: np.ndarray, left: np.ndarray, above: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _counts(t: np.ndarray, *samples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Count samples, and those above each threshold, where neither neighbour, one or both are above it.
 
     A sample is above a threshold if its rank among the sorted thresholds `t` is, and two are if the
     smaller rank is: one histogram of ranks a combination, not a comparison a sample and threshold.
     """
-    h, b, a = (np.searchsorted(t, x) for x in (here, left, above))
+    here, left, above = (np.searchsorted(t, x) for x in samples)
 
     def over(*ranks: np.ndarray) -> np.ndarray:
         rank = np.minimum.reduce(ranks)
         return len(rank) - np.bincount(rank, minlength=len(t) + 1)[:-1].cumsum()
 
-    both, both_ones = over(b, a), over(h, b, a)
-    yield len(h) - over(b) - over(a) + both, over(h) - over(h, b) - over(h, a) + both_ones
-    yield over(a) - both, over(h, a) - both_ones
-    yield over(b) - both, over(h, b) - both_ones
-    yield both, both_ones
+    both, ones = over(left, above), over(here, left, above)
+    only_left, only_above = over(left) - both, over(above) - both
+    left_ones, above_ones = over(here, left) - ones, over(here, above) - ones
+    yield len(here) - only_left - only_above - both, over(here) - left_ones - above_ones - ones
+    yield from ((only_above, above_ones), (only_left, left_ones), (both, ones))
 
 
 # ----------------------------------------------------------------------------- the weights
