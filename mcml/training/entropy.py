@@ -24,7 +24,7 @@ from mcml.codec.order import LEVEL_PASSES, ONE, SPREADS, level_context, level_pa
 from mcml.codec.transforms import analysis_transform
 from mcml.model.model import Model, Stream
 from mcml.model.quantization import importance_levels, masked_bits
-from mcml.model.rate import BITS_PER_NAT
+from mcml.model.rate import bits_of
 from mcml.model.settings import DIAL_RANGE
 from mcml.training.run import Run
 
@@ -160,10 +160,8 @@ class EntropyTrainer(Run):
             with torch.set_grad_enabled(torch.is_grad_enabled() and key in keys):
                 logits, state = context(code, field, states)
             if key in keys:
-                nats = torch.nn.functional.binary_cross_entropy_with_logits(
-                    logits.float(), bits, reduction="none"
-                )
-                spent[key] = (nats * mask).sum() / mask[..., 0].numel() * BITS_PER_NAT
+                positions = mask[..., 0].numel()
+                spent[key] = bits_of(logits, bits, mask).sum() / positions
             states.append(state.detach())
             if spent.keys() >= set(keys):
                 break
@@ -219,10 +217,9 @@ class EntropyTrainer(Run):
                 level = importance_levels(torch.sigmoid(logit + dial), levels).numpy()
                 middle = int(np.median(level))
                 for number, rows, columns, near in level_passes(*level.shape):
+                    predicted, spread = np.full(len(rows), middle), np.zeros(len(rows), np.int64)
                     if near:
                         predicted, spread = level_context(np.stack([level[pair] for pair in near]), levels)
-                    else:
-                        predicted, spread = np.full(len(rows), middle), np.zeros(len(rows), np.int64)
                     np.add.at(counts[number], (spread, predicted, level[rows, columns]), 1)
         return normalised(counts)
 
@@ -231,13 +228,11 @@ def normalised(counts: np.ndarray) -> np.ndarray:
     """Smooth counts along their last axis and scale them to whole numbers from 1 that sum to 65536."""
     levels = counts.shape[-1]
     step = np.abs(np.arange(levels)[:, None] - np.arange(levels)[None, :])
-    prior = 0.5 ** (step / 1.5)
-    prior /= prior.sum(axis=-1, keepdims=True)  # around the predicted level
-    blurred = counts + 4 * prior + 0.02
-    share = blurred / blurred.sum(axis=-1, keepdims=True)
-    whole = np.floor(share * (ONE - levels)).astype(np.int64) + 1
-    rest = ONE - whole.sum(axis=-1)
-    np.put_along_axis(whole, whole.argmax(-1)[..., None], whole.max(-1, keepdims=True) + rest[..., None], -1)
+    prior = 0.5 ** (step / 1.5)  # around the predicted level
+    share = counts + 4 * prior / prior.sum(axis=-1, keepdims=True) + 0.02
+    whole = np.floor(share / share.sum(axis=-1, keepdims=True) * (ONE - levels)).astype(np.int64) + 1
+    rest = ONE - whole.sum(axis=-1, keepdims=True)  # goes to the likeliest
+    np.put_along_axis(whole, whole.argmax(-1)[..., None], whole.max(-1, keepdims=True) + rest, -1)
     return whole.astype(np.uint16)
 
 
@@ -259,16 +254,13 @@ def warm_start(context: ContextModel, stream: Stream) -> None:
         t = threshold[order].clamp(-4, 4)
         ends = torch.cat([t[:1] - 0.5, (t[1:] + t[:-1]) / 2, t[-1:] + 0.5])
         value[order] = (ends[1:] - ends[:-1]).clamp(min=0.02)
-    generator = torch.Generator().manual_seed(1)
-    count = weight.shape[1]
-    mix = torch.randn(hidden, count, generator=generator) * (
-        torch.rand(hidden, count, generator=generator) < 0.15
-    )
+    generator, count = torch.Generator().manual_seed(1), weight.shape[1]
+    mix = torch.randn(hidden, count, generator=generator)
+    mix *= torch.rand(hidden, count, generator=generator) < 0.15
     mix[torch.arange(hidden), torch.arange(hidden) % count] = 1.5
     signs = torch.ones(hidden, n)
     signs[hidden // 2 :] = torch.sign(threshold)  # magnitudes: a bit over a negative threshold counts down
     mix[hidden // 2 :] = mix[hidden // 2 :].abs() * 0.6
     near = torch.tensor([1.0] + [0.6] * 4 + [0.35] * 4)
     place = near[:, None] * (0.6 + 0.8 * torch.rand(9, hidden, generator=generator))
-    start = 0.3 * place[:, None, :] * (mix[:, coefficient] * value * signs).T[None]
-    context.gather.copy_(start)
+    context.gather.copy_(0.3 * place[:, None, :] * (mix[:, coefficient] * value * signs).T[None])

@@ -41,12 +41,9 @@ class LossTerms(NamedTuple):
 
 
 def multi_loss(
-    x: Mapping[str, Tensor],
-    x_hat: Mapping[str, Tensor],
-    importance: Mapping[str, Tensor],
-    lmbda: Tensor | float,
-    config: LossConfig,
-) -> LossTerms:
+    x: Mapping[str, Tensor], x_hat: Mapping[str, Tensor], importance: Mapping[str, Tensor],
+    lmbda: Tensor | float, config: LossConfig,
+) -> LossTerms:  # fmt: skip
     """Return the multi-loss of a batch: mean over b of (D_b + lmbda_b R_b).
 
     D_b = sum over streams of w * mean over pixels of |x - x_hat| (or its square), w = gamma for Cb
@@ -98,14 +95,8 @@ def multi_loss(
     costing = [r for key, r in rates.items() if config.rate_streams == "all" or key in LUMA_STREAMS]
     distortion, rate = sum(weighted, nothing).mean(), sum(costing, nothing)
     weighted_rate = (lmbda * rate).mean()
-    return LossTerms(
-        total=distortion + weighted_rate,
-        distortion=distortion,
-        rate=rate.mean(),
-        weighted_rate=weighted_rate,
-        distortion_per_stream={key: d.mean() for key, d in distortions.items()},
-        rate_per_stream={key: r.mean() for key, r in rates.items()},
-    )
+    per_stream = [{key: value.mean() for key, value in of.items()} for of in (distortions, rates)]
+    return LossTerms(distortion + weighted_rate, distortion, rate.mean(), weighted_rate, *per_stream)
 
 
 def _wide(values: Tensor) -> torch.dtype:
@@ -117,7 +108,5 @@ def _check(name: str, values: Tensor, start: tuple[int, ...]) -> None:
     """Expect four dimensions that begin with `start`, something in them, and no integers."""
     shape = tuple(values.shape)
     if len(shape) != 4 or shape[: len(start)] != start or 0 in shape or not values.is_floating_point():
-        expected = ", ".join(map(str, (*start, "H", "W")[:4]))
-        raise UsageError(
-            f"{name} of shape {shape}, {values.dtype}: expected ({expected}), floating, not empty"
-        )
+        wanted = ", ".join(map(str, (*start, "H", "W")[:4]))
+        raise UsageError(f"{name} of shape {shape}, {values.dtype}: expected ({wanted}), floating, not empty")

@@ -149,7 +149,7 @@ class Run:
             raise UsageError(f"{steps} steps and {minutes:g} minutes: give one of them above 0")
         self.run_dir, self.settings, self.report = run_dir, dict(settings), report
         self.steps, self.minutes = steps, minutes
-        self.step, self.elapsed_s, self.best, self.stopping = 0, 0.0, math.inf, False
+        self.step, self.elapsed_s, self.best, self.stopping = 0, 0.0, math.inf, 0
         self.rows: list[dict[str, float]] = []
         self.fabric = make_fabric(precision)
         self.device = self.fabric.device
@@ -227,8 +227,8 @@ class Run:
             DataError: if a checkpoint cannot be written; earlier ones are kept.
         """
         steps: list[dict[str, Tensor]] = []
-        before_s, began = self.elapsed_s, time.monotonic()
-        since = saved_at = began
+        before_s = saved_s = self.elapsed_s
+        began = since = time.monotonic()
         self.stopping, stopped = 0, False
         with on_signals(self.stop):
             while self.progress() < 1.0 and not stopped:
@@ -243,13 +243,13 @@ class Run:
                 stopped = bool(self.fabric.all_reduce(flag, reduce_op="max"))
                 self._log(steps, now - since)
                 steps, since = [], now
-                if now - saved_at > save_every_s:
+                if self.elapsed_s - saved_s > save_every_s:
                     self.save()
-                    saved_at = now
-        is_spent = self.progress() >= 1.0
-        if is_spent:
-            self.finish()
-        self.save()
+                    saved_s = self.elapsed_s
+            is_spent = self.progress() >= 1.0
+            if is_spent:
+                self.finish()
+            self.save()
         return "finished" if is_spent else "interrupted"
 
     def train_step(self) -> dict[str, Tensor]:

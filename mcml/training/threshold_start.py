@@ -217,7 +217,7 @@ def _set_encoder(stream: Stream, plane: Tensor) -> Tensor:
     encoder.stem.bias[:count] = 0
     encoder.trunk.zero_()
     encoder.code.weight.zero_()
-    encoder.code.weight[torch.arange(len(code.coefficient)), code.coefficient, 0, 0] = GAIN
+    encoder.code.weight[torch.arange(config.code_channels, device=device), code.coefficient, 0, 0] = GAIN
     encoder.code.bias.copy_(-GAIN * code.threshold / sigma[code.coefficient])
     stream.set_groups(code.group_sizes(config.levels - 1))
     stream.full_bits.fill_(float(code.entropy.sum()))

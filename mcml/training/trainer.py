@@ -14,6 +14,7 @@ Imports nothing but what a bare GPU machine has: torch, numpy, Pillow, safetenso
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,11 +68,9 @@ class Trainer(Run):
             steps=train.steps, minutes=train.minutes, precision=train.precision, report=report,
         )  # fmt: skip
         self.recipe, self.batch, self.trained = recipe, train.batch, recipe.trained_streams()
-        self.processes = self.fabric.world_size
-        if train.batch % self.processes:  # shares of different sizes would weigh differently
-            raise UsageError(
-                f"train.batch is {train.batch}: expected a multiple of the {self.processes} processes"
-            )
+        many = self.fabric.world_size
+        if train.batch % many:  # shares of different sizes would weigh differently
+            raise UsageError(f"train.batch is {train.batch}: expected a multiple of the {many} processes")
         per_stream = ("distortion", "importance", "open", "estimated_bpp", "psnr")
         self.columns = ["loss", "distortion", "rate", "weighted_rate", "gradient_norm"]
         self.columns += [f"{name}_{key}" for key in self.trained for name in per_stream]
@@ -80,8 +79,9 @@ class Trainer(Run):
         self.draws = {"patches": torch.Generator(self.device), "scales": torch.Generator()}
         for generator in self.draws.values():
             generator.manual_seed(train.seed)
-        self.learner = self.model = self._build()
-        self.averaged = self._build().requires_grad_(False)
+        model = build(recipe.model, train.seed).to(self.device, memory_format=torch.channels_last)
+        self.learner = self.model = model
+        self.averaged = copy.deepcopy(model).requires_grad_(False)
         self.parts = self._parts()
         self.optimizer = torch.optim.Adam(
             [{"params": params, "name": name, "lr": 0.0} for name, params in self.parts.items()], foreach=True
@@ -89,10 +89,6 @@ class Trainer(Run):
         if not self.resume():
             self._begin(initial)
             self.averaged.load_state_dict(self.model.state_dict())
-
-    def _build(self) -> Model:
-        model = build(self.recipe.model, self.recipe.train.seed)
-        return model.to(self.device, memory_format=torch.channels_last)
 
     def _begin(self, initial: Model | None) -> None:
         """Set the first weights: the streams of `initial`, of the others the start that the recipe names."""
@@ -116,14 +112,11 @@ class Trainer(Run):
 
     def _parts(self) -> dict[str, list[nn.Parameter]]:
         """Return the weights that may learn: the trained streams' `PARTS`, and "context" for their rates."""
-        parts: dict[str, list[nn.Parameter]] = {name: [] for name in (*PARTS, "context")}
         self.model.requires_grad_(False)
-        for key in self.trained:
-            stream = self.model.streams[key]
-            for name in PARTS:
-                module = getattr(stream, name)
-                parts[name] += [] if module is None else list(module.parameters())
-            parts["context"] += [*stream.bit_model.parameters(), *stream.level_model.parameters()]
+        streams = [self.model.streams[key] for key in self.trained]
+        modules = {name: [getattr(stream, name) for stream in streams] for name in PARTS}
+        modules["context"] = [m for stream in streams for m in (stream.bit_model, stream.level_model)]
+        parts = {name: [p for m in of if m for p in m.parameters()] for name, of in modules.items()}
         return {name: params for name, params in parts.items() if params}
 
     def train_step(self) -> dict[str, Tensor]:
@@ -138,15 +131,11 @@ class Trainer(Run):
         # A map's unit is the first stream's: one step of p then costs the same coded bits everywhere.
         literal = self.recipe.loss.rate_streams == "luma"
         unit = {key: 1.0 if literal else self.model.streams[key].rate_weight for key in streams}
-        terms = multi_loss(
-            {key: planes[key] for key in streams},
-            {key: stream.x_hat for key, stream in streams.items()},
-            {key: stream.importance * unit[key] for key, stream in streams.items()},
-            self.model.lmbda(dial),
-            self.recipe.loss,
-        )
-        row = {"loss": terms.total, "distortion": terms.distortion, "rate": terms.rate}
-        row |= {"weighted_rate": terms.weighted_rate}
+        x, x_hat = {key: planes[key] for key in streams}, {key: of.x_hat for key, of in streams.items()}
+        importance = {key: of.importance * unit[key] for key, of in streams.items()}
+        terms = multi_loss(x, x_hat, importance, self.model.lmbda(dial), self.recipe.loss)
+        row = {name: getattr(terms, name) for name in ("distortion", "rate", "weighted_rate")}
+        row["loss"] = terms.total
         for key, stream in streams.items():
             row[f"distortion_{key}"] = terms.distortion_per_stream[key]
             row[f"importance_{key}"] = stream.importance.mean()
@@ -189,9 +178,14 @@ class Trainer(Run):
         rgb = draw_patches(self.store, train.batch, train.patch_px, draws, self.draws["scales"])
         low, high = DIAL_RANGE
         dial = low + (high - low) * torch.rand(train.batch, generator=draws, device=self.device)
-        uniform = torch.rand(train.batch, generator=draws, device=self.device)
-        uniform = uniform < self.recipe.stage.uniform_share
-        rgb, dial, uniform = (x[self.fabric.global_rank :: self.processes] for x in (rgb, dial, uniform))
+        share = self.recipe.stage.uniform_share
+        chance = (
+            torch.rand(train.batch, generator=draws, device=self.device)
+            if share
+            else dial.new_ones(len(dial))
+        )
+        own = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        rgb, dial, uniform = rgb[own], dial[own], (chance < share)[own]
         return rgb.contiguous(memory_format=torch.channels_last), dial, uniform
 
     def _reduce_and_clip(self) -> Tensor:
@@ -201,7 +195,7 @@ class Trainer(Run):
             grads = [p.grad for name in names for p in self.parts.get(name, []) if p.grad is not None]
             if not grads:
                 continue
-            if self.processes > 1:
+            if self.fabric.world_size > 1:
                 mean = self.fabric.all_reduce(torch.cat([g.reshape(-1) for g in grads]))
                 for grad, part in zip(grads, mean.split([g.numel() for g in grads]), strict=True):
                     grad.copy_(part.view_as(grad))

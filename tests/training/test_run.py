@@ -131,12 +131,27 @@ def test_a_state_that_lacks_something_is_refused(copied, all_free, store, name):
         Trainer(all_free, store, copied)
 
 
-def test_tensors_of_other_shapes_are_refused(copied, all_free, store):
+@pytest.mark.parametrize(
+    "table, name, value, error, words",
+    [
+        ("averaged", "rate_slope", torch.zeros(3), DataError, r"rate_slope is \(3,\), expected \(2,\)"),
+        (
+            "draws",
+            "patches",
+            torch.zeros(16, dtype=torch.uint8),
+            UsageError,
+            "another kind of device than cpu",
+        ),
+    ],
+)
+def test_what_belongs_to_other_networks_or_devices_is_refused(
+    copied, all_free, store, table, name, value, error, words
+):
     folder = run.latest(copied)
     state = run.read_checkpoint(folder)
-    state["averaged"]["rate_slope"] = torch.zeros(3)
+    state[table][name] = value
     torch.save(state, folder / "state-000.pt")
-    with pytest.raises(DataError, match=r"rate_slope is \(3,\), expected \(2,\)"):
+    with pytest.raises(error, match=words):
         Trainer(all_free, store, copied)
 
 
@@ -218,7 +233,7 @@ def test_beside_the_main_thread_signals_stay_as_they_are():
     seen = []
 
     def look():
-        with run.on_signals(lambda: None):
+        with run.on_signals(seen.append):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=look)
