@@ -17,7 +17,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from mcml.lab.evaluate import LOWER_IS_BETTER
 
@@ -121,13 +120,14 @@ def picture(ax: Axes, image: np.ndarray, title: str = "") -> None:
 
 
 def _tiles(
-    items: Mapping[str, np.ndarray], columns: int, width: float, title: str
+    items: Mapping[str, np.ndarray], columns: int, width: float, title: str, beside: float = 0
 ) -> tuple[Figure, np.ndarray]:
-    """Return a figure with room for (H, W, ...) arrays of about one aspect, all axes off."""
+    """Return a figure for (H, W, ...) arrays of about one aspect, all axes off, `beside` inches kept."""
     columns = min(columns, len(items))
     rows = -(-len(items) // columns)
     aspect = np.median([item.shape[0] / item.shape[1] for item in items.values()])
-    figure, axes = panels(rows, columns, width, width / columns * aspect * rows + 0.35 * rows, title)
+    height = (width - beside) / columns * aspect * rows + 0.35 * rows
+    figure, axes = panels(rows, columns, width, height, title)
     for ax in axes.flat:
         ax.axis("off")
     return figure, axes
@@ -154,7 +154,7 @@ def error_maps(
     maps: Mapping[str, np.ndarray], title: str, unit: str, vmax: float, columns: int = 3, width: float = 9.0
 ) -> Figure:
     """Draw (H, W) non-negative maps by caption on one scale from 0 to `vmax`, with a colour bar of `unit`."""
-    figure, axes = _tiles(maps, columns, width, title)
+    figure, axes = _tiles(maps, columns, width, title, beside=1)
     for ax, (name, values) in zip(axes.flat, maps.items(), strict=False):
         shown = ax.imshow(values, cmap="magma", vmin=0, vmax=vmax)
         ax.set_title(name, fontweight="normal", fontsize="small")
@@ -297,89 +297,3 @@ def seed_dots(
     axes.flat[0].get_legend().remove()
     figure.legend(*entries, title=hue, loc="outside lower center", ncols=count)
     return figure
-
-
-def stream_histograms(ycbcr: Mapping[str, np.ndarray], title: str) -> Figure:
-    """Draw the distribution of Y, Cb and Cr samples.
-
-    Args:
-        ycbcr: samples in 0..255 by stream key, any shape.
-    """
-    figure, axes = panels(1, len(ycbcr), 9, 2.6, title)
-    for ax, (stream, values) in zip(axes.flat, ycbcr.items(), strict=True):
-        levels = np.ravel(values)
-        ax.hist(
-            levels, bins=64, range=(0, 256), density=True, histtype="stepfilled", color=STREAM_HUES[stream]
-        )
-        ax.set(title=stream, xlabel="level (0 to 255)", xlim=(0, 255), yticks=[])
-        if stream != "Y":
-            ax.axvline(128, color="black", lw=0.8, ls=":")
-    axes.flat[0].set_ylabel("share of pixels")
-    return figure
-
-
-def stacked_shares(table: pd.DataFrame, parts: Sequence[str], title: str, unit: str) -> Figure:
-    """Draw one horizontal bar a row, cut into shares that sum to 100 %.
-
-    Args:
-        table: its index names the bars; columns `parts` hold shares in 0..1.
-    """
-    figure, axes = panels(1, 1, 9, 0.42 * len(table) + 1.3, title)
-    ax, left = axes.flat[0], np.zeros(len(table))
-    palette = [STREAM_HUES.get(part, HUES[i]) for i, part in enumerate(parts)]
-    for part, hue in zip(parts, palette, strict=True):
-        values = 100 * table[part].to_numpy()
-        ax.barh(table.index.astype(str), values, left=left, color=hue, label=part)
-        for y, (start, value) in enumerate(zip(left, values, strict=True)):
-            if value >= 6:
-                ax.text(
-                    start + value / 2, y, f"{value:.0f}", ha="center", va="center", color="white", fontsize=8
-                )
-        left += values
-    ax.set(xlim=(0, 100), xlabel=f"{unit} (%)")
-    ax.invert_yaxis()
-    ax.grid(visible=False)
-    figure.legend(loc="outside lower center", ncols=len(parts))
-    return figure
-
-
-def locate(
-    image: np.ndarray, boxes: Mapping[str, tuple[int, int, int]], title: str, width: float = 6.0
-) -> Figure:
-    """Draw where the details of `zooms` lie in the picture."""
-    figure, axes = panels(1, 1, width, width * image.shape[0] / image.shape[1] + 0.3, title)
-    picture(axes.flat[0], image)
-    for label, (top, left, side) in boxes.items():
-        axes.flat[0].add_patch(Rectangle((left, top), side, side, fill=False, ec="white", lw=2.6))
-        axes.flat[0].add_patch(Rectangle((left, top), side, side, fill=False, ec="black", lw=1.2))
-        axes.flat[0].text(
-            left + 4,
-            top + 4,
-            label,
-            va="top",
-            fontsize=8,
-            bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1.5},
-        )
-    return figure
-
-
-def rate_curves(means: pd.DataFrame, columns: Sequence[str], title: str) -> Figure:
-    """Draw mean distortion over mean rate, one panel a column, one line a codec.
-
-    Args:
-        means: `mcml.evaluation.mean_table`'s result.
-        columns: metrics to draw.
-    """
-    figure, axes = panels(1, len(columns), 9.5, 3.6, title)
-    for ax, column in zip(axes.flat, columns, strict=True):
-        for name in means.codec.unique():
-            curve = means[means.codec == name].sort_values("bpp")
-            ax.plot(curve.bpp, curve[column], label=name, ms=5, **look(name))
-        ax.set(xlabel=LABELS["bpp"], ylabel=LABELS.get(column, column))
-    axes.flat[-1].legend(fontsize="small")
-    return figure
-
-
-def codec_style(name: str) -> dict[str, object]:
-    """Return a codec's colour and marker."""
-    return {key: look(name)[key] for key in ("color", "marker")}

@@ -1,4 +1,4 @@
-"""Colour spaces: JFIF YCbCr (full-range BT.601), 4:2:0, and CIELAB of 8-bit sRGB.
+"""Colour spaces: JFIF YCbCr (full-range BT.601) and CIELAB of 8-bit sRGB.
 
 `colour` defaults to BT.709 in legal range; JPEG, JPEG 2000's irreversible transform and
 this project use BT.601 in full range (ITU-T T.871): white is Y = 255, Cb = Cr = 128.
@@ -51,27 +51,6 @@ def luma(rgb: np.ndarray) -> np.ndarray:
 def to_uint8(values: np.ndarray) -> np.ndarray:
     """Round to nearest and clip to 0..255."""
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
-
-
-def chroma_420(rgb: np.ndarray) -> np.ndarray:
-    """Return `rgb` after 4:2:0: chroma averaged over 2 x 2 pixels and repeated, luma untouched.
-
-    No quantisation takes place, so the difference to the input is what subsampling
-    alone costs. Odd sides repeat their last row or column.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    height, width = rgb.shape[:2]
-    ycbcr = rgb_to_ycbcr(rgb)
-    chroma = np.pad(ycbcr[..., 1:], ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    rows, columns = chroma.shape[:2]
-    small = chroma.reshape(rows // 2, 2, columns // 2, 2, 2).mean(axis=(1, 3))
-    ycbcr[..., 1:] = small.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
-    return to_uint8(ycbcr_to_rgb(ycbcr))
 
 
 def rgb_to_lab(rgb: np.ndarray) -> np.ndarray:
