@@ -29,7 +29,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import atheris
 
 with atheris.instrument_imports(include=["mcml.codec"]):
-    from mcml.codec import container
+    from mcml.codec import container, learned
 
 import numpy as np
 import torch
@@ -53,9 +53,7 @@ SMALL = {
 def repair(data: bytes, model: bytes, tops: list[int], fitting: bool) -> bytes:
     """Return a file that passes as far as its integers: identity, size, rates if fitting, checksums."""
     front = bytearray(data[:18].ljust(18, b"\0"))
-    front[:5] = b"MCML\x01"
-    front[5] &= 0x3F
-    front[5] = front[5] & ~0x20 | 0x20 * (len(tops) == 3)
+    front[:6] = b"MCML\x01" + bytes([front[5] & 0x1F | 0x20 * (len(tops) == 3)])
     width, height = struct.unpack_from("<HH", front, 6)
     struct.pack_into("<HH", front, 6, 1 + (width - 1) % MOST_PX, 1 + (height - 1) % MOST_PX)
     front[10:18] = model
@@ -85,12 +83,14 @@ def repair(data: bytes, model: bytes, tops: list[int], fitting: bool) -> bytes:
 class Target:
     """Codecs, counters, and what one input does."""
 
-    def __init__(self, folder: Path, runs: int, seconds: float) -> None:
-        self.codecs = [tiny_codec(folder / name, name, **SMALL) for name in ("luma", "fusion")]
-        self.kept = folder / "crashes"
-        self.runs, self.ends = runs, time.monotonic() + seconds
-        self.counts = dict.fromkeys(("trials", "corrupt", "unsupported", "decoded", "crashes"), 0)
-        self.reached = 0  # inputs whose chunks were all whole, so that the range coder saw them
+    def __init__(self, folder: Path, runs: int) -> None:
+        (folder / "models").mkdir(exist_ok=True)
+        self.codecs: list[learned.LearnedCodec] = [
+            tiny_codec(folder / "models" / name, name, **SMALL) for name in ("luma", "fusion")
+        ]
+        self.kept, self.runs, self.ends = folder / "crashes", runs, float("inf")
+        names = ("trials", "corrupt", "unsupported", "decoded", "crashes", "reached")
+        self.counts = dict.fromkeys(names, 0)  # reached: all chunks whole, so that the range coder saw them
         self.slowest = 0.0
 
     def corpus(self, folder: Path) -> None:
@@ -107,19 +107,28 @@ class Target:
                     (folder / name).write_bytes(bytes([switch | switches]) + data)
 
     def __call__(self, data: bytes) -> None:
-        """Decode one input; leave the program when runs or seconds are spent."""
+        """Decode one input, keep one that crashes; leave the program when runs or seconds are spent."""
         if self.counts["trials"] >= self.runs or time.monotonic() >= self.ends:
-            self.finish()
+            row = self.counts | {"slowest_s": self.slowest}
+            row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"COUNTERS {json.dumps(row)}", flush=True)
+            os._exit(0)  # atheris never returns
+        began, why = time.perf_counter(), ""
         self.counts["trials"] += 1
-        began = time.perf_counter()
         try:
             self.counts[self.decode(data)] += 1
         except Exception:
-            self.crash(data, traceback.format_exc())
+            why = traceback.format_exc()
         spent = time.perf_counter() - began
         self.slowest = max(self.slowest, spent)
         if spent > SLOW_S:
-            self.crash(data, f"took {spent:.1f} s")
+            why += f"took {spent:.1f} s"
+        if why:
+            self.counts["crashes"] += 1
+        if why and self.counts["crashes"] <= 20:
+            self.kept.mkdir(exist_ok=True)
+            (self.kept / f"{zlib.crc32(data):08x}").write_bytes(data)
+            print(f"crash: {data.hex()}\n{why}", file=sys.stderr, flush=True)
 
     def decode(self, data: bytes) -> str:
         """Return what became of an input: "corrupt", "unsupported" or "decoded"."""
@@ -131,7 +140,7 @@ class Target:
         layers = 1 if switches & FIRST_LAYER else None
         try:
             header, chunks = container.read(data, partial=partial)
-            self.reached += 1
+            self.counts["reached"] += 1
             if header.width * header.height <= MOST_PX**2:  # raw files: of models that are not here, too
                 codec.coder.read(header, chunks, luma_only=luma_only, layers=layers)
             image = codec.decode(data, partial=partial, luma_only=luma_only, layers=layers)
@@ -142,44 +151,20 @@ class Target:
         assert image.shape == (header.height, header.width, 3) and image.dtype == np.uint8
         return "decoded"
 
-    def crash(self, data: bytes, why: str) -> None:
-        """Count and keep an input, and say why the first few failed."""
-        self.counts["crashes"] += 1
-        if self.counts["crashes"] <= 20:
-            self.kept.mkdir(exist_ok=True)
-            (self.kept / f"{zlib.crc32(data):08x}").write_bytes(data)
-            print(f"crash: {data.hex()}\n{why}", file=sys.stderr, flush=True)
-
-    def finish(self) -> None:
-        """Print the counters for the parent and leave."""
-        row = self.counts | {"reached": self.reached, "slowest_s": self.slowest}
-        row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"COUNTERS {json.dumps(row)}", flush=True)
-        os._exit(0)  # atheris never returns
-
-
-def cap_memory() -> None:
-    """Let a hostile size fail as `MemoryError` instead of filling the machine; on Linux only."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        now = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + SPARE_BYTES, resource.RLIM_INFINITY))
-
 
 def segment(folder: Path, runs: int, seconds: float, seed: int) -> None:
     """Fuzz in this process, going on from the corpus of the segments before it."""
     torch.set_num_threads(1)
-    (folder / "models").mkdir(exist_ok=True)
-    target = Target(folder / "models", runs, seconds)
-    target.kept = folder / "crashes"
-    corpus = folder / "corpus"
+    target, corpus = Target(folder, runs), folder / "corpus"
     if not corpus.exists():
         target.corpus(corpus)
     for path in sorted(corpus.iterdir())[:120]:
         target.decode(path.read_bytes())  # networks are loaded before memory is capped
-    target.reached = 0
-    target.ends = time.monotonic() + seconds
-    cap_memory()
+    target.counts["reached"], target.ends = 0, time.monotonic() + seconds
+    statm = Path("/proc/self/statm")
+    if statm.exists():  # on Linux, a hostile size fails as `MemoryError` instead of filling the machine
+        now = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + SPARE_BYTES, resource.RLIM_INFINITY))
     limits = [f"-max_len={MOST_BYTES}", "-timeout=30", "-rss_limit_mb=4096", f"-seed={seed}"]
     quiet = ["-verbosity=0", "-close_fd_mask=0", f"-artifact_prefix={folder}/"]
     atheris.Setup([sys.argv[0], *limits, *quiet, str(corpus)], target)
