@@ -74,8 +74,8 @@ class LearnedCodec:
     # ------------------------------------------------------------------------------ picture to file
 
     def encode(self, image: np.ndarray, quality: float, **options: Any) -> bytes:
-        """Compress (H, W, 3) uint8 sRGB at 0 to 100; see `encode_detailed` for options."""
-        return self.encode_detailed(image, quality, **options).data
+        """Compress (H, W, 3) uint8 sRGB; options as in `encoder`."""
+        return self.encoder(image, **options)(quality)
 
     def encoder(
         self, image: np.ndarray, *, tile_px: int = TILE_PX, **options: Any
@@ -84,26 +84,16 @@ class LearnedCodec:
         analysis = self.analyse(image, tile_px)
         return lambda quality: self.pack(analysis, quality, **options).data
 
-    def encode_detailed(
-        self, image: np.ndarray, quality: float, *, tile_px: int = TILE_PX, **options: Any
-    ) -> Encoded:
-        """Compress, and tell bits and seconds.
+    def analyse(self, image: np.ndarray, tile_px: int = TILE_PX) -> Analysis:
+        """Run the encoders over an image's tiles, each with a halo of its neighbours' pixels.
 
         Args:
             image: (H, W, 3) uint8 sRGB.
-            quality: percentage of luma's groups that are sent, 0 to 100.
-            tile_px: side of the tiles that are coded apart, a power of 2 from 64 to 2048.
-            options: `adaptive` and `layers` as in `pack`.
+            tile_px: side of the tiles, which are coded apart, a power of 2 from 64 to 2048.
 
         Raises:
-            UsageError: for a quality outside the range.
             DataError: for an image that the format cannot hold.
         """
-        self.quality_range.check(quality, self.name)
-        return self.pack(self.analyse(image, tile_px), quality, **options)
-
-    def analyse(self, image: np.ndarray, tile_px: int = TILE_PX) -> Analysis:
-        """Run the encoders over an image's tiles, each with a halo of its neighbours' pixels."""
         from mcml.codec.transforms import analysis_transform
 
         began = time.perf_counter()
@@ -128,7 +118,11 @@ class LearnedCodec:
             quality: percentage of luma's groups that are sent, 0 to 100.
             adaptive: send importance maps; otherwise one level everywhere, dithered between two.
             layers: parts of the code, each decodable from a file that ends after it.
+
+        Raises:
+            UsageError: for a quality outside the range, or maps of a model that has none.
         """
+        self.quality_range.check(quality, self.name)
         began = time.perf_counter()
         header = self._header(analysis, adaptive=adaptive, layers=layers)
         with one_thread():

@@ -205,38 +205,25 @@ class TileCoder:
         chunks: dict[tuple[int, int, int, str], bytes] = {}
         for number, tile in enumerate(header.tiles()):
             states: dict[str, BitState] = {}
-            of_tile = {key: levels[key][tile] for key in self.keys}
-            for layer, stream in product(range(header.layers), range(len(self.keys))):
-                packed = analysis.bits[self.keys[stream]][tile]
-                for kind, chunk in self._write_chunks(
-                    header, layer, stream, of_tile, packed, states, encoded
-                ).items():
-                    chunks[layer, number, stream, kind] = chunk
+            for layer, (stream, key) in product(range(header.layers), enumerate(self.keys)):
+                coder, level = self.coders[key], levels[key][tile]
+                if layer == 0 and header.adaptive:
+                    writer = Writer()
+                    write_levels(level, self.tables[key], header.rates[stream], writer)
+                    chunks[layer, number, stream, "map"] = writer.finish()
+                    encoded.add(f"{key} map", writer.bits, level.size * math.log2(self.tops[key] + 1))
+                upto = self.prepare(header, key, level, states, layer)
+                state, writer = states[key], Writer()
+                raw = sum(coder.sizes[g] * np.count_nonzero(level > g) for g in range(state.group, upto))
+                bits = np.unpackbits(analysis.bits[key][tile], axis=-1, count=coder.n)
+                coder.write(state, bits, level, upto, writer)
+                chunks[layer, number, stream, "bits"] = writer.finish()
+                encoded.add(key, writer.bits, raw)
             for key, state in states.items():
-                digest.add(of_tile[key], state.packed())
+                digest.add(levels[key][tile], state.packed())
         header = replace(header, digest=digest.short())
         encoded.data = container.write(header, [chunks[name] for name in header.order()])
         return encoded
-
-    def _write_chunks(
-        self, header: Header, layer: int, stream: int, levels: Mapping[str, np.ndarray], packed: np.ndarray,
-        states: dict[str, BitState], encoded: Encoded,
-    ) -> dict[str, bytes]:  # fmt: skip
-        """Code one stream's part of a layer of a tile, its map too where one is due."""
-        key, chunks = self.keys[stream], {}
-        coder, level = self.coders[key], levels[key]
-        if layer == 0 and header.adaptive:
-            writer = Writer()
-            write_levels(level, self.tables[key], header.rates[stream], writer)
-            chunks["map"] = writer.finish()
-            encoded.add(f"{key} map", writer.bits, level.size * math.log2(self.tops[key] + 1))
-        upto = self.prepare(header, key, level, states, layer)
-        state, writer = states[key], Writer()
-        raw = sum(coder.sizes[g] * np.count_nonzero(level > g) for g in range(state.group, upto))
-        coder.write(state, np.unpackbits(packed, axis=-1, count=coder.n), level, upto, writer)
-        chunks["bits"] = writer.finish()
-        encoded.add(key, writer.bits, raw)
-        return chunks
 
     # --------------------------------------------------------------------------- from a file
 
@@ -284,34 +271,25 @@ class TileCoder:
         digest = Digest(header)
         for number, tile in enumerate(header.tiles()):
             states: dict[str, BitState] = {}
-            of_tile = {key: levels[key][tile] for key in codes}
             for layer, stream in steps:
-                of_chunk = {kind: named.get((layer, number, stream, kind), b"") for kind in ("map", "bits")}
-                self._read_chunks(header, layer, stream, of_tile, of_chunk, states)
+                key, rate = keys[stream], header.rates[stream]
+                level, chunk = levels[key][tile], named[layer, number, stream, "bits"]
+                if layer == 0 and header.adaptive:
+                    reader = Reader(named[layer, number, stream, "map"])
+                    level[:] = read_levels(*level.shape, self.tables[key], rate, reader)
+                    reader.finish()
+                upto = self.prepare(header, key, level, states, layer)
+                if chunk and states[key].group >= upto:
+                    raise CorruptStreamError("a chunk is longer than its symbols")
+                reader = Reader(chunk)
+                self.coders[key].read(states[key], level, upto, reader)
+                reader.finish()
             for key, state in states.items():
                 packed, opened = codes[key]
                 packed[tile] = state.packed()
-                opened[tile] = np.minimum(of_tile[key], state.group)
-                digest.add(of_tile[key], packed[tile])
+                opened[tile] = np.minimum(levels[key][tile], state.group)
+                digest.add(levels[key][tile], packed[tile])
         whole = len(chunks) == header.chunk_count() and wanted == header.layers and keys == self.keys
         if whole and digest.short() != header.digest:
             raise CorruptStreamError("the decoded integers differ from those that were encoded")
         return codes, len(steps) // len(keys)
-
-    def _read_chunks(
-        self, header: Header, layer: int, stream: int, levels: Mapping[str, np.ndarray],
-        chunks: Mapping[str, bytes], states: dict[str, BitState],
-    ) -> None:  # fmt: skip
-        """Decode what `_write_chunks` coded: a map into `levels`, bits into `states`."""
-        key = self.keys[stream]
-        level = levels[key]
-        if layer == 0 and header.adaptive:
-            reader = Reader(chunks["map"])
-            level[:] = read_levels(*level.shape, self.tables[key], header.rates[stream], reader)
-            reader.finish()
-        upto = self.prepare(header, key, level, states, layer)
-        if chunks["bits"] and states[key].group >= upto:
-            raise CorruptStreamError("a chunk is longer than its symbols")
-        reader = Reader(chunks["bits"])
-        self.coders[key].read(states[key], level, upto, reader)
-        reader.finish()

@@ -215,7 +215,7 @@ def time_codecs(
 
 def _once(coder: codecs.Codec, image: np.ndarray, quality: float) -> dict[tuple[str, str], float]:
     if isinstance(coder, LearnedCodec):
-        encoded = coder.encode_detailed(image, quality)
+        encoded = coder.pack(coder.analyse(image), quality)
         decoded = coder.decode_detailed(encoded.data)
         both = (("encode", encoded.seconds), ("decode", decoded.seconds))
         return {(direction, phase): s for direction, of in both for phase, s in of.items()}

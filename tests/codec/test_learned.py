@@ -151,9 +151,10 @@ def test_pictures_that_are_none_are_refused(fusion):
 @pytest.mark.parametrize("options", [{}, {"adaptive": True}, {"layers": 2}], ids=str)
 def test_a_file_is_its_ideal_bits_and_a_small_overhead(codecs, variant, options):
     """Within 1 % and the container; a chunk also ends in up to 4 bytes of the range coder's."""
-    found, image = codecs(variant), noise(300, 280)
+    codec = codecs(variant)
+    analysis = codec.analyse(noise(300, 280))
     for quality in (20, 100):
-        encoded = found.encode_detailed(image, quality, **options)
+        encoded = codec.pack(analysis, quality, **options)
         header, chunks = container.read(encoded.data)
         ideal = sum(encoded.ideal_bits.values()) / 8
         framing = len(header.pack()) + sum(4 + 1 + (len(chunk) > 127) for chunk in chunks)
@@ -162,16 +163,17 @@ def test_a_file_is_its_ideal_bits_and_a_small_overhead(codecs, variant, options)
         if not options.get("layers"):
             assert framing <= 64
         assert set(encoded.ideal_bits) == set(encoded.raw_bits)
-        maps = {f"{key} map" for key in found.coder.keys} if options.get("adaptive") else set()
-        assert set(encoded.ideal_bits) == {*found.coder.keys, *maps}
+        maps = {f"{key} map" for key in codec.coder.keys} if options.get("adaptive") else set()
+        assert set(encoded.ideal_bits) == {*codec.coder.keys, *maps}
 
 
 def test_raw_bits_are_the_open_ones(fusion, astronaut):
-    encoded = fusion.encode_detailed(astronaut, 100)
+    analysis = fusion.analyse(astronaut)
+    encoded = fusion.pack(analysis, 100)
     positions = (astronaut.shape[0] // 8) * (astronaut.shape[1] // 8)
     assert encoded.raw_bits == dict.fromkeys(("Y", "Cb", "Cr"), 16 * positions)
-    assert sum(fusion.encode_detailed(astronaut, 0).raw_bits.values()) == 0
-    layered = fusion.encode_detailed(astronaut, 100, layers=4)
+    assert sum(fusion.pack(analysis, 0).raw_bits.values()) == 0
+    layered = fusion.pack(analysis, 100, layers=4)
     assert layered.raw_bits == encoded.raw_bits
 
 

@@ -30,7 +30,7 @@ def test_the_parts_of_a_file_sum_to_its_bits(coder, picture):
             parts = {r["part"] for r in of}
             maps = {"Y map", "Cb map", "Cr map"} if adaptive else set()
             assert parts == {"Y", "Cb", "Cr", "framing", "coder"} | maps
-            found = coder.encode_detailed(picture, quality, adaptive=adaptive)
+            found = coder.pack(coder.analyse(picture), quality, adaptive=adaptive)
             assert {r["file_bits"] for r in of} == {8 * len(found.data)}
             assert sum(r["coded_bits"] for r in of) == pytest.approx(8 * len(found.data))
             raw = {r["part"]: r["raw_bits"] for r in of}
