@@ -64,7 +64,7 @@ def compress(options: argparse.Namespace) -> int:
 
     if compressed := [word for word in options.images if word.lower().endswith(SUFFIX)]:
         raise UsageError(f"{compressed[0]} is compressed already: `mcml decompress` makes a picture of it")
-    paths, failures = find_inputs(options.images, EXTENSIONS, "image")
+    paths, failed = find_inputs(options.images, EXTENSIONS, "image", options.debug)
     pairs = pair_outputs(paths, options, options.images, SUFFIX)
 
     from mcml.codec.interface import bits_per_pixel, encode_at_bpp
@@ -102,7 +102,7 @@ def compress(options: argparse.Namespace) -> int:
         atomic_write(made, data)
         return {**row, "seconds": seconds}, note
 
-    return _each("compress", pairs, failures, work, options.debug)
+    return _each("compress", pairs, failed, work, options.debug)
 
 
 def decompress(options: argparse.Namespace) -> int:
@@ -116,7 +116,7 @@ def decompress(options: argparse.Namespace) -> int:
     from mcml.codec.learned import LearnedCodec, codec_of
     from mcml.data.images import write_png
 
-    paths, failures = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file")
+    paths, failed = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file", options.debug)
     pairs = pair_outputs(paths, options, options.files, ".png", ".decoded.png")
     given = LearnedCodec(options.model) if options.model else None
     codecs: dict[bytes, LearnedCodec] = {}
@@ -148,7 +148,7 @@ def decompress(options: argparse.Namespace) -> int:
         }  # fmt: skip
         return row, note
 
-    return _each("decompress", pairs, failures, work, options.debug)
+    return _each("decompress", pairs, failed, work, options.debug)
 
 
 def identify(options: argparse.Namespace) -> int:
@@ -159,9 +159,7 @@ def identify(options: argparse.Namespace) -> int:
     """
     from mcml.codec.container import block, describe
 
-    paths, failures = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file")
-    for error in failures:
-        tell(error, options.debug)
+    paths, failed = find_inputs(options.files, {SUFFIX}, f"{SUFFIX} file", options.debug)
     contents: list[dict[str, Any]] = []
     for path in paths:
         content: dict[str, Any] = {}
@@ -177,20 +175,20 @@ def identify(options: argparse.Namespace) -> int:
         print(json.dumps(contents, indent=2))
     elif known := [block(content) for content in contents if "width" in content]:
         print("\n\n".join(known))
-    return int(bool(failures) or any("error" in content for content in contents))
+    return int(failed or any("error" in content for content in contents))
 
 
 def find_inputs(
-    words: Sequence[str], suffixes: Collection[str], what: str
-) -> tuple[list[Path], list[DataError]]:
-    """Find the files that words on a command line name: files, folders or patterns as ``*.png``.
+    words: Sequence[str], suffixes: Collection[str], what: str, debug: bool
+) -> tuple[list[Path], bool]:
+    """Return the files that words on a command line name, and whether a word named none, which is told.
 
-    Of a folder all files of `suffixes` (lower case, with dots; called `what` in errors) are taken but
-    hidden ones. Returned are each file once, in order, whether there or not, and an error for each
-    other word.
+    Args:
+        words: files, whether there or not; folders; or patterns as ``*.png``. Each file is taken once.
+        suffixes, what: of a folder's files that are taken, lower case with dots; what such a file is called.
     """
     places: dict[Path, Path] = {}
-    errors = []
+    failed = False
     for word in words:
         if not word:
             raise UsageError(f"an input's name is empty: give a file, a folder or a pattern of {what}s")
@@ -207,10 +205,11 @@ def find_inputs(
         except OSError as error:
             paths, missing = [], f"cannot be read ({error.strerror})"
         if not paths:
-            errors.append(DataError(f"{word}: {missing}"))
+            failed = True
+            tell(DataError(f"{word}: {missing}"), debug)
         for path in paths:
             places.setdefault(_place(path), path)
-    return list(places.values()), errors
+    return list(places.values()), failed
 
 
 def _is_pattern(word: str) -> bool:
@@ -250,14 +249,11 @@ def pair_outputs(
         place = _place(made)
         if place in taken:
             raise UsageError(f"{taken[place]} and {path} would both become {made}: rename one")
-        if place in inputs:
-            raise UsageError(f"{made} is an input: give another --output")
-        if made.is_dir():
-            raise UsageError(f"{made} is a folder: give another --output")
+        if place in inputs or made.is_dir():
+            what = "a folder" if made.is_dir() else "an input"
+            raise UsageError(f"{made} is {what}: give another --output")
         if made.suffix.lower() != suffix:
-            raise UsageError(
-                f"--output {output}: expected a name in {suffix}, or a folder's with / at its end"
-            )
+            raise UsageError(f"--output {output}: expected a name in {suffix}, or a folder's in /")
         if made.exists() and not options.overwrite:
             raise UsageError(f"{made} exists: name another with -o, or --overwrite replaces it")
         taken[place] = path
@@ -265,18 +261,13 @@ def pair_outputs(
     return pairs
 
 
-def _each(
-    what: str, pairs: Sequence[tuple[Path, Path]], failures: Sequence[DataError], work: Work, debug: bool
-) -> int:
+def _each(what: str, pairs: Sequence[tuple[Path, Path]], failed: bool, work: Work, debug: bool) -> int:
     """Do the work on each file, go on where one fails, print the table; return 1 if any failed."""
     from mcml.lab.output import print_table
 
     for made in {made.parent: made for _, made in pairs}.values():
         check_writable(made)
     rows: list[dict[str, Any]] = []
-    failed = bool(failures)
-    for error in failures:
-        tell(error, debug)
     try:
         with Progress(what) as progress:
             for done, (source, made) in enumerate(pairs):

@@ -129,6 +129,7 @@ def evaluate(options: argparse.Namespace) -> None:
     files.check_writable(table_file)  # now, not after an hour of encoding
     began = time.perf_counter()
     with Progress("evaluate") as progress:
+        progress.update(0.0, f"{len(names)} codecs on {len(images.paths)} images")
         table = evaluation.evaluate(
             images.paths, names, targets, workers=options.workers,
             progress=lambda done, total: progress.update(done / total, f"{done} of {total}"),
