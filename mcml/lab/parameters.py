@@ -13,7 +13,7 @@ from mcml.base.errors import UsageError, choose
 from mcml.base.files import repo_root
 
 Check = tuple[Callable[[Any], bool], str]  # what it accepts, and how that is said
-DATA_SETS = ("dataset", "train_dataset", "test_dataset")  # names of data sets, or folders
+DATA_SETS = ("dataset", "test_dataset")  # names of data sets, or folders
 CODECS = ("codecs", "anchors")  # names of codecs, or folders of models, separated by commas
 
 
@@ -71,7 +71,6 @@ CHECKS: dict[str, Check] = {
     "profile": (lambda v: isinstance(v, str) and v in profiles(), "one of the profiles"),
     "training_profile": _text("a training profile, as for mcml train"),
     "dataset": _text("a data set's name or a folder"),
-    "train_dataset": _text("a data set's name or a folder"),
     "test_dataset": _text("a data set's name or a folder, or '' for held-out ones", empty=True),
     "held_out": _text("names of images separated by commas", empty=True),
     "sample_image": _text("an image's name, or '' for the notebook's choice", empty=True),
@@ -86,7 +85,6 @@ CHECKS: dict[str, Check] = {
     "steps": _whole(1),
     "color_steps": _whole(1),
     "entropy_steps": _whole(1),
-    "train_rgb_steps": _whole(1),
     "repeats": _whole(1, 1000),
     "width": _whole(1, 1024),
     "code_channels": _whole(1, 1024),
