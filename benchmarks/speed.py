@@ -58,7 +58,7 @@ def step_flops(recipe: Recipe) -> float:
         elif row["stream"] not in trained:
             share = 2.0 if row["part"] in ("encoder", "importance") else 0.0
         else:
-            share = 2.0 if getattr(recipe.stage, f"{row['part']}_from") >= 1 else 6.0
+            share = 2.0 if getattr(recipe.stage, f"{row['part']}_from", 0.0) >= 1 else 6.0
         total += share * row["macs_per_pixel"] * pixels
     return total
 
@@ -96,9 +96,9 @@ def inference(recipe: Recipe, device: torch.device) -> dict[str, float]:
         encode = clock(lambda: model(rgb, 0.0, decode=(), estimate=False), device, 5)
 
         def decode() -> None:
-            for key, stream in model.streams.items():
-                luma = output.streams.get("Y") if key != "Y" else None
-                stream.decoder(output.streams[key].code, model.luma_for(stream, luma))
+            codes = {key: of.code for key, of in output.streams.items()}
+            for key, code in codes.items():
+                model.streams[key].decoder(code, codes.get("Y"))
 
         return {"encode_s": encode, "decode_s": clock(decode, device, 5)}
 

@@ -28,9 +28,7 @@ class ResidualBlock(nn.Module):
 class Trunk(nn.Module):
     """Groups of residual blocks with a skip over each, `tail` more blocks, and a long skip.
 
-    A skip here is the mean of its two ends, not their sum: with residual blocks inside,
-    sums would scale the signal by 2 a group (2^6 over all). Blocks whose second
-    convolution is zero then leave the input as it is (`zero_`).
+    A skip is the mean of its two ends: sums would scale the signal by 2 a group (2^6 over all).
     """
 
     def __init__(self, width: int, groups: int = 5, blocks: int = 3, tail: int = 1) -> None:
@@ -76,10 +74,7 @@ class Encoder(nn.Module):
 
 
 class ImportanceHead(nn.Module):
-    """The importance map's logit from the encoder's features: 3 x 3, ReLU, 1 x 1 (Li et al.).
-
-    The last layer starts at zero, so the map starts uniform and the dial alone sets it.
-    """
+    """The importance map's logit from the encoder's features (Li et al.), 0 everywhere at the start."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

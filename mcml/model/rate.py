@@ -1,8 +1,7 @@
 """Estimated code lengths: what an ideal coder spends on importance levels and unmasked bits.
 
-A linear context model with nothing hidden: it is trained on the codec's frozen bits beside
-it, never moves the codec, and uses only what a decoder has at that moment. Estimates are
-named `estimated_bpp` everywhere, never `bpp`: that word is for bytes of files.
+A linear context model: trained beside the codec, which it never moves, on what a decoder has at that
+moment. Estimates are named `estimated_bpp` everywhere, never `bpp`: that word is for bytes of files.
 """
 
 from __future__ import annotations
@@ -26,13 +25,7 @@ class BitModel(nn.Module):
     """
 
     def __init__(self, groups: Tensor, levels: int, context_channels: int = 0) -> None:
-        """Prepare the causal masks.
-
-        Args:
-            groups: (n,) each channel's group from 1, non-decreasing.
-            levels: L of the importance map.
-            context_channels: channels of masked bits of other streams.
-        """
+        """Prepare for groups (n,) from 1, non-decreasing, and so many masked bits of other streams."""
         super().__init__()
         n = len(groups)
         self.causal = nn.Conv2d(n, n, 3, padding=1)
