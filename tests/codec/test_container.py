@@ -153,10 +153,10 @@ def test_pictures_without_pixels_are_refused(width, height):
         container.read(bytes(packed))
 
 
-@pytest.mark.parametrize("flag", [0x40, 0x80])
+@pytest.mark.parametrize("flag", [0x40, 0x80, 6, 7])  # 6, 7: tiles larger than 2048 pixels
 def test_flags_without_a_meaning_are_refused(flag):
     packed = bytearray(header_of().pack())
-    packed[5] |= flag
+    packed[5] = (packed[5] & ~7 if flag < 8 else packed[5]) | flag
     with pytest.raises(CorruptStreamError, match="no encoder writes"):
         container.read(bytes(packed))
 
@@ -170,7 +170,7 @@ def test_a_layered_file_of_fewer_than_two_layers_is_refused(layers):
         container.read(bytes(packed))
 
 
-@pytest.mark.parametrize("extra", [b"\0", b"x", bytes(100)])
+@pytest.mark.parametrize("extra", [b"\0", b"x", bytes(100), b"MCML\x01" * 9])
 def test_bytes_after_the_last_chunk_are_refused_and_counted(extra):
     packed = container.write(header_of(), chunks_of(header_of())) + extra
     for partial in (False, True):

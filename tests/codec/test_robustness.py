@@ -262,14 +262,6 @@ def test_the_largest_headers_without_their_chunks_take_neither_time_nor_memory(f
             )
 
 
-@pytest.mark.parametrize("tile", [6, 7])
-def test_tiles_larger_than_the_format_holds_are_refused(fusion, whole, tile):
-    header, chunks = container.read(whole[0])
-    front = bytearray(header.pack())
-    front[5] = front[5] & ~7 | tile
-    assert refusal(fusion, repaired(bytes(front), [(bytes([len(c)]), c) for c in chunks if len(c) < 128]))
-
-
 @pytest.mark.parametrize("adaptive, low", [(False, 256 * 4 + 1), (True, 5)])
 def test_rates_beyond_the_levels_are_refused(fusion, crop, adaptive, low):
     header, chunks = container.read(fusion.encode(crop, 100, adaptive=adaptive))
@@ -298,12 +290,6 @@ def test_lengths_beyond_the_end_and_in_long_form_are_refused(fusion, whole):
             forged = [*rest[:number], (length, rest[number][1]), *rest[number + 1 :]]
             if forged != rest:
                 assert refusal(fusion, repaired(header.pack(), forged)), (length, number)
-
-
-def test_bytes_after_the_end_are_refused(fusion, whole):
-    data, _ = whole
-    for more in (b"\0", b"x" * 40, data):
-        assert refusal(fusion, data + more) == f"{len(more)} bytes follow the last chunk"
 
 
 # ------------------------------------------------------------------------------- other formats
