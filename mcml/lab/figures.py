@@ -40,6 +40,10 @@ LABELS = {
     "rgb_angle": "mean RGB angle (degrees)",
     "psnr_b": "PSNR-B of luma (dB)",
 }
+DISTORTION = {  # labels of a loss's distortion, by `LossConfig.distortion`
+    "l1": "mean error (grey levels)",
+    "l2": "mean squared error (grey levels²)",
+}
 THIN = {"linewidth": 1.2, "zorder": 2.5}
 BROAD = {"linewidth": 4.5, "alpha": 0.45, "zorder": 2.0}  # lies behind: an equal curve on it is seen too
 LOOKS = {  # one for good, whatever else is drawn or released
