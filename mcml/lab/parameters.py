@@ -102,7 +102,6 @@ CHECKS: dict[str, Check] = {
     "qualities": _listed("numbers from 0 to 100", lambda v: 0 <= v <= 100, least=2),
     "dials": _listed("numbers from -20 to 20", lambda v: -20 <= v <= 20, least=2),
     "gamma": (lambda v: type(v) in (int, float) and v >= 0, "a number from 0"),
-    "with_rgb": (lambda v: isinstance(v, bool), "True or False"),
 }
 
 

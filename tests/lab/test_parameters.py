@@ -30,7 +30,6 @@ VALUES = [  # names, good values, bad values
     ("repeats", [1, 5, 1000], [0, 1001, 1.0, True]),
     ("width code_channels color_channels", [1, 96, 1024], [0, 1025, 32.0]),
     ("gamma", [0, 1, 2.5], [-0.1, "1", True]),
-    ("with_rgb", [True, False], [0, 1, "yes"]),
     ("sample_image", ["", "kodim05"], [None, 3]),
     ("held_out", ["", "chelsea,coffee"], [None, ["chelsea"]]),
     ("profile", ["quick"], ["fast", "", 1]),
