@@ -92,6 +92,20 @@ def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
     return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
+def short_run(width: int, code_channels: int, steps: int, batch: int, patch_px: int) -> dict[str, Any]:
+    """Return settings of a run of seconds: context models that learn at each step, and fast."""
+    return {
+        "model.luma.width": width,
+        "model.luma.code_channels": code_channels,
+        "train.steps": steps,
+        "train.batch": batch,
+        "train.patch_px": patch_px,
+        "train.context_every": 1,
+        "train.context_lr": 0.01,
+        "stage.encoder_lr": 1.0,
+    }
+
+
 @one_thread()
 def run(
     recipe: Recipe, images: Sequence[np.ndarray], *, initial: Model | None = None
