@@ -8,25 +8,15 @@ Minnen, "Integer networks for data compression with latent-variable models", ICL
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from constriction import stream as constriction
 
 from mcml.base.errors import CorruptStreamError, DataError
-from mcml.codec.order import (
-    KNOWN,
-    LATTICES,
-    ONE,
-    REACH,
-    REST,
-    SCALE_BITS,
-    STEP_BITS,
-    TAPS,
-    level_context,
-    level_passes,
-)  # fmt: skip
+from mcml.codec import order
+from mcml.codec.order import KNOWN, LATTICES, ONE, REACH, REST, SCALE_BITS, STEP_BITS, TAPS
 
 STATE_CAP = 2.0**24  # of an inherited state
 EXACT = 2.0**53  # whole numbers below it are exact in float64
@@ -43,15 +33,13 @@ class Writer:
 
     def put_bits(self, bits: np.ndarray, ones: np.ndarray) -> None:
         """Code bits (N,) in {0, 1} with probabilities of a one (N,) in 1 / 65536."""
-        if len(bits):
-            self.encoder.encode(bits.astype(np.int32), BIT, ones / ONE)
-            self.bits -= float(np.log2(np.where(bits, ones, ONE - ones) / ONE).sum())
+        self.encoder.encode(bits.astype(np.int32), BIT, ones / ONE)
+        self.bits -= float(np.log2(np.where(bits, ones, ONE - ones) / ONE).sum())
 
     def put_levels(self, levels: np.ndarray, shares: np.ndarray) -> None:
         """Code levels (N,) with shares (N, L) of 65536."""
-        if len(levels):
-            self.encoder.encode(levels.astype(np.int32), LEVEL, shares / ONE)
-            self.bits -= float(np.log2(np.take_along_axis(shares, levels[:, None], 1) / ONE).sum())
+        self.encoder.encode(levels.astype(np.int32), LEVEL, shares / ONE)
+        self.bits -= float(np.log2(np.take_along_axis(shares, levels[:, None], 1) / ONE).sum())
 
     def finish(self) -> bytes:
         """Return the coded symbols, without trailing zero bytes (a reader puts them back)."""
@@ -76,11 +64,11 @@ class Reader:
 
     def get_bits(self, ones: np.ndarray) -> np.ndarray:
         """Return bits (N,) int32."""
-        return self._get(BIT, ones / ONE) if len(ones) else np.zeros(0, np.int32)
+        return self._get(BIT, ones / ONE)
 
     def get_levels(self, shares: np.ndarray) -> np.ndarray:
         """Return levels (N,) int32."""
-        return self._get(LEVEL, shares / ONE) if len(shares) else np.zeros(0, np.int32)
+        return self._get(LEVEL, shares / ONE)
 
     def finish(self) -> None:
         """Raise `CorruptStreamError` if symbols are left."""
@@ -135,55 +123,46 @@ class BitCoder:
         """
         if any(np.asarray(value).dtype.kind not in "iu" for value in tensors.values()):
             raise DataError("entropy model: its tensors must be of whole numbers")
+        wide = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
         try:
-            wide = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
             self.sizes = [int(size) for size in tensors["group_sizes"]]
-            self.gather, self.level_gather = wide["gather"], wide["level_gather"]
-            self.state_bias, self.group_bias = wide["state_bias"], wide["group_bias"]
-            self.readout = wide["readout"]
-            self.before, self.bias = wide["before"] * 2.0**SCALE_BITS, wide["bias"]
-            self.table = np.asarray(tensors["table"], np.float64)
-            inherited = sorted(name for name in tensors if name.startswith("inherit_"))
-            self.inherit = [wide[name] for name in inherited]
+            self.n, self.size = n, size = sum(self.sizes), len(tensors["state_bias"])
+            taps = len(TAPS)
+            shapes = {
+                "gather": (taps, n, size), "level_gather": (taps, size), "state_bias": (size,),
+                "group_bias": (len(self.sizes), size), "readout": (n, 2 * size), "before": (n, n),
+                "bias": (n,), "table": (2 * (REACH << STEP_BITS) + 1,),
+            }  # fmt: skip
+            for name, shape in shapes.items():
+                if wide[name].shape != shape:
+                    raise DataError(f"entropy model: a tensor is {wide[name].shape}, expected {shape}")
         except KeyError as error:
             raise DataError(f"entropy model: lacks {error}") from error
-        self.n, self.size = sum(self.sizes), len(self.state_bias)
-        taps, n, size = len(TAPS), self.n, self.size
-        expected = [
-            (self.gather, (taps, n, size)), (self.level_gather, (taps, size)),
-            (self.group_bias, (len(self.sizes), size)), (self.readout, (n, 2 * size)),
-            (self.before, (n, n)), (self.bias, (n,)), (self.table, (2 * (REACH << STEP_BITS) + 1,)),
-        ]  # fmt: skip
-        for value, shape in expected:
-            if value.shape != shape:
-                raise DataError(f"entropy model: a tensor is {value.shape}, expected {shape}")
+        self.level_gather, self.state_bias = wide["level_gather"], wide["state_bias"]
+        self.group_bias, self.readout, self.bias = wide["group_bias"], wide["readout"], wide["bias"]
+        self.before, self.table = wide["before"] * 2.0**SCALE_BITS, wide["table"]
+        self.inherit = [wide[name] for name in sorted(wide) if name.startswith("inherit_")]
         if any(w.ndim != 2 or w.shape[1] != size for w in self.inherit):
             raise DataError("entropy model: inherited weights of another size")
         if not ((self.table >= 1) & (self.table < ONE)).all():
             raise DataError("entropy model: probabilities must lie between 1 and 65535")
-        self._check_exact()
+        self._check_exact(wide["gather"])
         ends = np.cumsum(self.sizes)
         self.spans = [slice(int(e) - s, int(e)) for e, s in zip(ends, self.sizes, strict=True)]
-        self.known = [[self._taps(KNOWN[q], span) for span in self.spans] for q in range(len(LATTICES))]
-        self.rest = [[self._taps(REST[q], span) for span in self.spans] for q in range(len(LATTICES))]
-
-    def _taps(self, taps: Sequence[int], span: slice) -> np.ndarray:
-        return self.gather[list(taps), span].reshape(-1, self.size)
-
-    def _check_exact(self) -> None:
-        """Bound every sum by weights alone; states of other streams are capped at 2^24."""
-        state = np.abs(self.gather).sum(axis=(0, 1)) + 1024 * np.abs(self.level_gather).sum(axis=0)
-        state = state + np.abs(self.state_bias) + np.abs(self.group_bias).max(axis=0)
-        for weight in self.inherit:
-            product = STATE_CAP * np.abs(weight).sum(axis=0)
-            if product.max(initial=0) >= EXACT:
-                raise DataError("entropy model: its weights are too large for exact sums")
-            state = state + product * 2.0**-SCALE_BITS + 1
-        wide = np.concatenate([state, state])
-        total = (
-            (np.abs(self.readout) * wide).sum(axis=1) + np.abs(self.before).sum(axis=1) + np.abs(self.bias)
+        self.known, self.rest = (  # by lattice and group
+            [[wide["gather"][list(taps), span].reshape(-1, size) for span in self.spans] for taps in lattices]
+            for lattices in (KNOWN, REST)
         )
-        if max(total.max(), state.max()) >= EXACT:
+
+    def _check_exact(self, gather: np.ndarray) -> None:
+        """Bound every sum by weights alone; states of other streams are capped at 2^24."""
+        state = np.abs(gather).sum(axis=(0, 1)) + 1024 * np.abs(self.level_gather).sum(axis=0)
+        state += np.abs(self.state_bias) + np.abs(self.group_bias).max(axis=0)
+        products = [STATE_CAP * np.abs(weight).sum(axis=0) for weight in self.inherit]
+        for product in products:
+            state += product * 2.0**-SCALE_BITS + 1
+        total = np.abs(self.readout) @ np.tile(state, 2) + np.abs(self.before).sum(axis=1) + np.abs(self.bias)
+        if max(np.max(sums, initial=0) for sums in (*products, state, total)) >= EXACT:
             raise DataError("entropy model: its weights are too large for exact sums")
 
     def begin(
@@ -221,81 +200,61 @@ class BitCoder:
 
     def write(self, state: BitState, bits: np.ndarray, opened: np.ndarray, upto: int, writer: Writer) -> None:
         """Code groups state.group + 1 .. upto of bits (h, w, n); a position has its first `opened` groups."""
-        for group in range(state.group, upto):
-            span = self.spans[group]
-            code = (2.0 * bits[:, :, span] - 1) * (opened > group)[:, :, None]
-            padded = np.pad(code, ((1, 1), (1, 1), (0, 0)))
-            inside = np.tril(self.before[span, span], -1).T
-            partials = []
-            for lattice in range(len(LATTICES)):
-                logits, partial, open_ = self._logits(state, group, padded, lattice, opened)
-                partials.append(partial)
-                own = _lattice(code, lattice).reshape(-1, code.shape[-1])[open_]
-                ones = self._ones(logits + own @ inside)
-                writer.put_bits((own.T > 0).ravel(), ones.T.ravel())
-            self._advance(state, group, padded, partials)
+
+        def put(logits: np.ndarray, span: slice, lattice: int, open_: np.ndarray) -> np.ndarray:
+            own = 2.0 * _lattice(bits[:, :, span], lattice)[open_] - 1
+            ones = self._ones(logits + own @ np.tril(self.before[span, span], -1).T)
+            writer.put_bits((own.T > 0).ravel(), ones.T.ravel())
+            return own
+
+        self._code(state, opened, upto, put)
 
     def read(self, state: BitState, opened: np.ndarray, upto: int, reader: Reader) -> None:
         """Decode groups state.group + 1 .. upto into the state."""
+
+        def get(logits: np.ndarray, span: slice, lattice: int, open_: np.ndarray) -> np.ndarray:
+            own, logits = np.zeros(logits.shape[::-1]), np.ascontiguousarray(logits.T)
+            within = self.before[span, span]
+            for k in range(len(own)):
+                own[k] = 2.0 * reader.get_bits(self._ones(logits[k])) - 1
+                logits[k + 1 :] += within[k + 1 :, k, None] * own[k]
+            return own.T
+
+        self._code(state, opened, upto, get)
+
+    def _code(self, state: BitState, opened: np.ndarray, upto: int, code: Callable[..., np.ndarray]) -> None:
+        """Go through groups and lattices in their order.
+
+        `code` takes log-odds (N, size) in 2^-20 without the group's own bits, the group's channels, the
+        lattice and which of its positions (h', w') are open, and gives these bits (N, size) in {-1, +1}.
+        """
         height, width = opened.shape
         for group in range(state.group, upto):
             span = self.spans[group]
-            size = span.stop - span.start
-            padded = np.zeros((height + 2, width + 2, size))
-            within = self.before[span, span]
-            partials = []
-            for lattice in range(len(LATTICES)):
-                logits, partial, open_ = self._logits(state, group, padded, lattice, opened)
-                partials.append(partial)
-                own = np.zeros((size, len(logits)))
-                logits = np.ascontiguousarray(logits.T)
-                for k in range(size):
-                    own[k] = 2.0 * reader.get_bits(self._ones(logits[k])) - 1
-                    if k + 1 < size:
-                        logits[k + 1 :] += within[k + 1 :, k, None] * own[k]
-                place = _lattice(padded[1:-1, 1:-1], lattice)
-                rows = np.zeros((place.shape[0] * place.shape[1], size))
-                rows[open_] = own.T
-                place[:] = rows.reshape(place.shape)
-            self._advance(state, group, padded, partials)
-
-    def _logits(
-        self, state: BitState, group: int, padded: np.ndarray, lattice: int, opened: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | slice]:
-        """Return log-odds (N', size) in 2^-20 without the group's own bits, for the open positions only.
-
-        And what the known neighbours add to the state, (N, H), and which positions are open.
-        """
-        span = self.spans[group]
-        which = (_lattice(opened, lattice) > group).ravel()
-        open_: np.ndarray | slice = slice(None) if which.all() else which
-        seen = state.hidden[lattice]
-        partial = _near(padded, KNOWN[lattice], lattice) @ self.known[lattice][group] if lattice else seen * 0
-        if lattice:
-            seen = seen + partial
-        seen = seen[open_]
-        weight = self.readout[span]
-        logits = seen @ weight[:, : self.size].T
-        logits += np.maximum(seen + self.group_bias[group], 0) @ weight[:, self.size :].T
-        logits += self.bias[span]
-        logits += state.codes[lattice][open_, : span.start] @ self.before[span, : span.start].T
-        return logits, partial, open_
+            weight, padded = self.readout[span], np.zeros((height + 2, width + 2, span.stop - span.start))
+            partials: list[np.ndarray | float] = []  # what the known neighbours add to the state
+            for lattice, hidden in enumerate(state.hidden):
+                near = _near(padded, KNOWN[lattice], lattice) @ self.known[lattice][group] if lattice else 0.0
+                partials.append(near)
+                open_ = _lattice(opened, lattice) > group
+                which = slice(None) if open_.all() else open_.ravel()
+                seen = (hidden + near)[which]
+                logits = seen @ weight[:, : self.size].T + self.bias[span]
+                logits += np.maximum(seen + self.group_bias[group], 0) @ weight[:, self.size :].T
+                logits += state.codes[lattice][which, : span.start] @ self.before[span, : span.start].T
+                _lattice(padded[1:-1, 1:-1], lattice)[open_] = code(logits, span, lattice, open_)
+            for lattice, hidden in enumerate(state.hidden):
+                hidden += (
+                    partials[lattice] + _near(padded, REST[lattice], lattice) @ self.rest[lattice][group]
+                )
+                own = _lattice(padded[1:-1, 1:-1], lattice)
+                state.codes[lattice][:, span] = own.reshape(-1, own.shape[-1])
+            state.group = group + 1
 
     def _ones(self, logits: np.ndarray) -> np.ndarray:
         index = np.floor(logits * 2.0 ** (STEP_BITS - 2 * SCALE_BITS))
         reach = REACH << STEP_BITS
         return self.table[(np.clip(index, -reach, reach) + reach).astype(np.int64)]
-
-    def _advance(self, state: BitState, group: int, padded: np.ndarray, partials: list[np.ndarray]) -> None:
-        """Put a finished group into the state."""
-        inner = padded[1:-1, 1:-1]
-        for lattice, hidden in enumerate(state.hidden):
-            if lattice:
-                hidden += partials[lattice]
-            hidden += _near(padded, REST[lattice], lattice) @ self.rest[lattice][group]
-            own = _lattice(inner, lattice)
-            state.codes[lattice][:, self.spans[group]] = own.reshape(-1, own.shape[-1])
-        state.group = group + 1
 
 
 def _lattice(values: np.ndarray, lattice: int) -> np.ndarray:
@@ -306,11 +265,8 @@ def _lattice(values: np.ndarray, lattice: int) -> np.ndarray:
 def _near(padded: np.ndarray, taps: Sequence[int], lattice: int) -> np.ndarray:
     """Return (N, taps x size): a group's bits around each position of a lattice."""
     height, width = padded.shape[0] - 2, padded.shape[1] - 2
-    parts = [
-        _lattice(padded[1 + y : 1 + y + height, 1 + x : 1 + x + width], lattice)
-        for y, x in (TAPS[t] for t in taps)
-    ]
-    near = np.concatenate(parts, axis=2)
+    around = [padded[1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in (TAPS[t] for t in taps)]
+    near = np.concatenate([_lattice(part, lattice) for part in around], axis=2)
     return near.reshape(-1, near.shape[2])
 
 
@@ -319,24 +275,15 @@ def _near(padded: np.ndarray, taps: Sequence[int], lattice: int) -> np.ndarray:
 
 def write_levels(levels: np.ndarray, tables: np.ndarray, middle: int, writer: Writer) -> None:
     """Code a map (h, w); `middle` predicts its anchors. `tables`: (P, S, L, L) uint16."""
-    count = tables.shape[-1]
-    for number, rows, columns, near in level_passes(*levels.shape):
-        shares = _shares(levels, tables, middle, number, rows, near, count)
-        writer.put_levels(levels[rows, columns], shares)
+    for number, rows, columns, near in order.level_passes(*levels.shape):
+        shares = tables[number][order.level_context(levels, middle, rows, near)]
+        writer.put_levels(levels[rows, columns], shares.astype(np.float64))
 
 
 def read_levels(height: int, width: int, tables: np.ndarray, middle: int, reader: Reader) -> np.ndarray:
     """Decode a map (h, w) int64."""
-    count = tables.shape[-1]
     levels = np.zeros((height, width), np.int64)
-    for number, rows, columns, near in level_passes(height, width):
-        levels[rows, columns] = reader.get_levels(_shares(levels, tables, middle, number, rows, near, count))
+    for number, rows, columns, near in order.level_passes(height, width):
+        shares = tables[number][order.level_context(levels, middle, rows, near)]
+        levels[rows, columns] = reader.get_levels(shares.astype(np.float64))
     return levels
-
-
-def _shares(levels, tables, middle, number, rows, near, count) -> np.ndarray:
-    if near:
-        predicted, spread = level_context(np.stack([levels[pair] for pair in near]), count)
-    else:
-        predicted, spread = np.full(len(rows), middle), np.zeros(len(rows), np.int64)
-    return tables[number, spread, predicted].astype(np.float64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from mcml.base.errors import DataError, UsageError
 from mcml.data.images import check_rgb8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class QualityRange:
     """A codec's quality axis: `coarsest` gives the fewest bytes, `finest` the most."""
 
@@ -44,7 +44,7 @@ class QualityRange:
         return quality
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PillowCodec:
     """A codec behind Pillow.
 
@@ -60,7 +60,7 @@ class PillowCodec:
     format: str
     quality_range: QualityRange
     qualities: tuple[float, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]
 
     def encode(self, image: np.ndarray, quality: float) -> bytes:
         """Compress (H, W, 3) uint8 sRGB.
@@ -79,9 +79,8 @@ class PillowCodec:
         elif self.format == "JPEG" and quality != int(quality):
             options["qtables"] = _jpeg_tables(quality)
         else:
-            options["quality"] = (
-                quality if self.quality_range.kind == "real" and self.format != "JPEG" else int(quality)
-            )
+            real = self.quality_range.kind == "real" and self.format != "JPEG"
+            options["quality"] = quality if real else int(quality)
         self._load_plugin()
         buffer = io.BytesIO()
         try:
@@ -132,43 +131,21 @@ def _jpeg_tables(quality: float) -> list[list[int]]:
         ]
 
 
-_JPEG = QualityRange(coarsest=1, finest=100, kind="real")
-_ZERO_UP = QualityRange(coarsest=0, finest=100, kind="integer")
-_AVIF_POINTS = (15, 25, 35, 45, 55, 65)
-_AVIF = {"speed": 6, "max_threads": 1}
+_JPEG, _JPEG_POINTS = QualityRange(1, 100, "real"), (5, 10, 20, 35, 50, 75)
+_AVIF, _AVIF_POINTS = QualityRange(0, 100, "integer"), (15, 25, 35, 45, 55, 65)
+_JXL = QualityRange(0, 99, "real")
+_ONE_THREAD = {"speed": 6, "max_threads": 1}
+_RATES = {"quality_mode": "rates", "irreversible": True, "mct": 1}
 
 CODECS = {
-    codec.name: codec
-    for codec in (
-        PillowCodec(
-            name="jpeg420", format="JPEG", quality_range=_JPEG, qualities=(5, 10, 20, 35, 50, 75),
-            options={"subsampling": 2, "optimize": True},
-        ),
-        PillowCodec(
-            name="jpeg444", format="JPEG", quality_range=_JPEG, qualities=(5, 10, 20, 35, 50, 75),
-            options={"subsampling": 0, "optimize": True},
-        ),
-        PillowCodec(
-            name="jpeg2000", format="JPEG2000",
-            quality_range=QualityRange(coarsest=4000, finest=1, kind="ratio"),
-            qualities=(240, 160, 96, 80, 48, 40, 30),
-            options={"quality_mode": "rates", "irreversible": True, "mct": 1},
-        ),
-        PillowCodec(
-            name="webp", format="WEBP", quality_range=QualityRange(coarsest=0, finest=100, kind="real"),
-            qualities=(1, 5, 15, 30, 50, 75), options={"method": 6},
-        ),
-        PillowCodec(
-            name="avif420", format="AVIF", quality_range=_ZERO_UP, qualities=_AVIF_POINTS,
-            options=_AVIF | {"subsampling": "4:2:0"},
-        ),
-        PillowCodec(
-            name="avif444", format="AVIF", quality_range=_ZERO_UP, qualities=_AVIF_POINTS,
-            options=_AVIF | {"subsampling": "4:4:4"},
-        ),
-        PillowCodec(
-            name="jpegxl", format="JXL", quality_range=QualityRange(coarsest=0, finest=99, kind="real"),
-            qualities=(10, 20, 35, 50, 65, 80), options={"effort": 7, "num_threads": 1},
-        ),
+    row[0]: PillowCodec(*row)
+    for row in (
+        ("jpeg420", "JPEG", _JPEG, _JPEG_POINTS, {"subsampling": 2, "optimize": True}),
+        ("jpeg444", "JPEG", _JPEG, _JPEG_POINTS, {"subsampling": 0, "optimize": True}),
+        ("jpeg2000", "JPEG2000", QualityRange(4000, 1, "ratio"), (240, 160, 96, 80, 48, 40, 30), _RATES),
+        ("webp", "WEBP", QualityRange(0, 100, "real"), (1, 5, 15, 30, 50, 75), {"method": 6}),
+        ("avif420", "AVIF", _AVIF, _AVIF_POINTS, _ONE_THREAD | {"subsampling": "4:2:0"}),
+        ("avif444", "AVIF", _AVIF, _AVIF_POINTS, _ONE_THREAD | {"subsampling": "4:4:4"}),
+        ("jpegxl", "JXL", _JXL, (10, 20, 35, 50, 65, 80), {"effort": 7, "num_threads": 1}),
     )
-}  # fmt: skip
+}

@@ -22,7 +22,7 @@ VERSION = 1
 MAX_SIDE = 65535
 MAX_PIXELS = 1 << 28  # 268 megapixels: what a decoder agrees to make room for
 TILE_LOG2 = range(6, 12)  # tiles of 64 to 2048 pixels, which bounds a decoder's memory
-ADAPTIVE, LAYERED = 0x08, 0x10
+ADAPTIVE, LAYERED, COLOR = 0x08, 0x10, 0x20
 _FIXED = struct.Struct("<4sBBHH8s")
 CRC_BYTES = 4
 DIGEST_BYTES = 4
@@ -107,13 +107,11 @@ class Header:
         """Return the header's bytes: 28 for a uniform colour picture in one layer, 25 with maps."""
         self.check()
         tile = self.tile_px.bit_length() - 1 - TILE_LOG2.start
-        flags = tile | ADAPTIVE * self.adaptive | LAYERED * (self.layers > 1)
-        flags |= (0, 0x20)[len(self.rates) == 3]
-        parts = [_FIXED.pack(MAGIC, VERSION, flags, self.width, self.height, self.model)]
-        if self.layers > 1:
-            parts.append(bytes([self.layers]))
-        parts.append(struct.pack(f"<{len(self.rates)}{'B' if self.adaptive else 'H'}", *self.rates))
-        return b"".join([*parts, self.digest])
+        color, layered = len(self.rates) == 3, self.layers > 1
+        flags = tile | ADAPTIVE * self.adaptive | LAYERED * layered | COLOR * color
+        front = _FIXED.pack(MAGIC, VERSION, flags, self.width, self.height, self.model)
+        rates = struct.pack(f"<{len(self.rates)}{'B' if self.adaptive else 'H'}", *self.rates)
+        return front + bytes([self.layers] * layered) + rates + self.digest
 
 
 def read_header(data: bytes) -> tuple[Header, int]:
@@ -134,8 +132,9 @@ def read_header(data: bytes) -> tuple[Header, int]:
             f"the file is of format version {data[len(MAGIC)]}: this mcml reads version {VERSION}; "
             "a newer mcml is needed, or the file is damaged"
         )
+    short = CorruptStreamError(f"the file ends within its header, after {len(data)} bytes")
     if len(data) < _FIXED.size:
-        raise CorruptStreamError(f"the file ends within its header, after {len(data)} bytes")
+        raise short
     _, _, flags, width, height, model = _FIXED.unpack_from(data)
     if flags & 0xC0 or flags & 7 >= len(TILE_LOG2) or not width or not height:
         raise CorruptStreamError("the header holds values that no encoder writes")
@@ -143,17 +142,15 @@ def read_header(data: bytes) -> tuple[Header, int]:
         raise UnsupportedStreamError(
             f"the file says {width} x {height} pixels: this mcml decodes at most {MAX_PIXELS}"
         )
-    position, layers, adaptive = _FIXED.size, 1, bool(flags & ADAPTIVE)
-    rates = struct.Struct(f"<{3 if flags & 0x20 else 1}{'B' if adaptive else 'H'}")
-    layered = bool(flags & LAYERED)
-    end = position + layered + rates.size + DIGEST_BYTES
+    adaptive, layered = bool(flags & ADAPTIVE), bool(flags & LAYERED)
+    rates = struct.Struct(f"<{3 if flags & COLOR else 1}{'B' if adaptive else 'H'}")
+    position = _FIXED.size + layered
+    end = position + rates.size + DIGEST_BYTES
     if len(data) < end:
-        raise CorruptStreamError(f"the file ends within its header, after {len(data)} bytes")
-    if layered:
-        layers = data[position]
-        position += 1
-        if layers < 2:
-            raise CorruptStreamError("the header holds values that no encoder writes")
+        raise short
+    layers = data[_FIXED.size] if layered else 1
+    if layered and layers < 2:
+        raise CorruptStreamError("the header holds values that no encoder writes")
     header = Header(
         width=width, height=height, model=bytes(model), adaptive=adaptive, layers=layers,
         rates=rates.unpack_from(data, position), tile_px=1 << (TILE_LOG2.start + (flags & 7)),
@@ -215,10 +212,8 @@ def _split(data: bytes) -> tuple[Header, list[bytes], CorruptStreamError | None]
             return header, chunks, CorruptStreamError(f"{where} is damaged: its checksum differs")
         chunks.append(data[begin:end])
         position = end + CRC_BYTES
-    if position != len(data):
-        error = CorruptStreamError(f"{len(data) - position} bytes follow the last chunk")
-        return header, chunks, error
-    return header, chunks, None
+    rest = len(data) - position
+    return header, chunks, CorruptStreamError(f"{rest} bytes follow the last chunk") if rest else None
 
 
 def _length(value: int) -> bytes:
@@ -279,9 +274,8 @@ def describe(data: bytes) -> tuple[dict[str, Any], CorruptStreamError | None]:
 
 def block(content: Mapping[str, Any]) -> str:
     """Return what `describe` found as lines for people."""
-    unit = "level" if content["maps"] == "adaptive" else "level x 256"
     here = ", which is not here" if content["model"] == content["model_id"] else ""
-    whole, chunks = content["whole_chunks"], content["chunks"]
+    whole, chunks, unusable = (content[name] for name in ("whole_chunks", "chunks", "unusable_bytes"))
     rates = "  ".join(f"{key} {value}" for key, value in content["rates"].items())
     lines = {
         "format": f"version {content['version']}",
@@ -289,7 +283,7 @@ def block(content: Mapping[str, Any]) -> str:
         "file": f"{content['bytes']} bytes, {content['bpp']:.4f} bpp",
         "model": content["model"] + here,
         "maps": content["maps"],
-        "rates": f"{rates}  ({unit})",
+        "rates": f"{rates}  ({'level' if content['maps'] == 'adaptive' else 'level x 256'})",
         "layers": content["layers"],
         "tiles": f"{content['tiles']} of up to {content['tile_px']} pixels",
         **{f"stream {key}": f"{size} bytes" for key, size in content["stream_bytes"].items()},
@@ -297,7 +291,6 @@ def block(content: Mapping[str, Any]) -> str:
         "overhead": f"{content['overhead_bytes']} bytes",
         "digest": content["digest"],
         "checksums": f"all {chunks} hold" if content["checksums"] else f"{whole} of {chunks} hold",
+        **({"unusable": f"{unusable} bytes, cut off or damaged"} if unusable else {}),
     }
-    if unusable := content["unusable_bytes"]:
-        lines["unusable"] = f"{unusable} bytes, cut off or damaged"
     return "\n".join([content["file"], *(f"  {name:<10} {text}" for name, text in lines.items())])

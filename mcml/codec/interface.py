@@ -16,8 +16,6 @@ from mcml.codec.learned import LearnedCodec
 from mcml.model.model_files import identity, model_folder, released
 
 TOLERANCE = 0.02  # relative distance from the wanted rate that counts as a hit
-SMALLEST_STEP = 1e-3  # of a range: files hardly change over less
-STEPS = 14  # trials of a search, before the last bracket's ends
 
 _learned: dict[tuple[str, bytes], LearnedCodec] = {}
 
@@ -65,7 +63,7 @@ def bits_per_pixel(data: bytes, image: np.ndarray) -> float:
     return 8 * len(data) / (image.shape[0] * image.shape[1])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RateSearch:
     """What a search for a rate found: the nearest file, and whether it is near enough."""
 
@@ -86,10 +84,9 @@ class RateSearch:
 
     def explain(self, codec: str) -> str:
         """Say how far the search got, in one sentence."""
-        return (
-            f"{codec}: nearest to {self.target_bpp:g} bpp is {self.bpp:.4f} bpp "
-            f"({100 * (self.bpp / self.target_bpp - 1):+.1f} %) at quality {self.quality:g}"
-        )
+        off = f"{100 * (self.bpp / self.target_bpp - 1):+.1f} %"
+        nearest = f"nearest to {self.target_bpp:g} bpp is {self.bpp:.4f} bpp ({off})"
+        return f"{codec}: {nearest} at quality {self.quality:g}"
 
 
 def encode_at_bpp(
@@ -124,21 +121,19 @@ def encode_at_bpp(
         quality = at(position)
         if quality not in tried:
             data = encode(quality)
-            tried[quality] = RateSearch(
-                data=data, quality=quality, bpp=bits_per_pixel(data, image), target_bpp=target_bpp
-            )
+            tried[quality] = RateSearch(data, quality, bits_per_pixel(data, image), target_bpp)
         return tried[quality].miss
 
     low, high = 0.0, 1.0
     below = above = None  # misses at `low` and `high`, once known
     side = 0  # on which side how many of the last trials fell
-    for _ in range(STEPS):
+    for _ in range(14):
         share = 0.5
         if below is not None and above is not None:  # where a line through both ends would hit
             share = min(max(below / (below - above), 0.02), 0.98)
         middle = low + share * (high - low)
         miss = attempt(middle)
-        if abs(miss) < TOLERANCE / 8 or high - low < SMALLEST_STEP:
+        if abs(miss) < TOLERANCE / 8 or high - low < 1e-3:  # files hardly change over less
             break
         if codec.quality_range.kind == "integer" and abs(at(high) - at(low)) <= 1:
             break

@@ -57,7 +57,7 @@ class LearnedCodec:
         self.folder = model_folder(model)
         self.name = self.folder.name if Path(model).is_dir() else str(model)
         self.identity = identity(self.folder)
-        self.quality_range = QualityRange(coarsest=0.0, finest=FULL, kind="real")
+        self.quality_range = QualityRange(0.0, FULL, "real")
         self.qualities = QUALITIES
         self.coder = TileCoder(read_config(self.folder)["model"], entropy_tensors(self.folder))
 
@@ -160,7 +160,11 @@ class LearnedCodec:
         """
         header, _ = container.read_header(data)
         if header.model != self.identity:
-            raise UnsupportedStreamError(self._not_mine(header.model))
+            try:
+                other, here = name_of(header.model), f"{self.name} cannot decode it; leave --model away"
+            except UnsupportedStreamError:
+                other, here = f"model {header.model.hex()}", f"{self.name} is {self.identity.hex()}"
+            raise UnsupportedStreamError(f"the file was written by {other}: {here}")
         if luma_only and "Y" not in self.coder.keys:
             raise UsageError(f"{self.name}: codes R, G and B together, so there is no luma to decode alone")
         header, chunks = container.read(data, partial=partial)
@@ -172,14 +176,6 @@ class LearnedCodec:
         image = self.synthesise(header, codes)
         seconds = {"entropy": middle - began, "networks": time.perf_counter() - middle}
         return Decoded(image, header, whole_layers, seconds)
-
-    def _not_mine(self, model: bytes) -> str:
-        try:
-            return (
-                f"the file was written by {name_of(model)}: {self.name} cannot decode it; leave --model away"
-            )
-        except UnsupportedStreamError:
-            return f"the file was written by model {model.hex()}: {self.name} is {self.identity.hex()}"
 
     def synthesise(self, header: Header, codes: Codes) -> np.ndarray:
         """Run the decoders window by window, each with a halo of bits, whatever the coded tiles' side."""
@@ -194,10 +190,8 @@ class LearnedCodec:
                 packed, opened = (of[window] for of in codes[key])
                 sign = 2 * np.unpackbits(packed, axis=-1, count=self.coder.coders[key].n).astype(np.int8) - 1
                 masked[key] = sign * (self.coder.channel_groups(key) <= opened[..., None])
-            place = image[_pixels(tile)]
-            place[:] = synthesis_transform(self.model, masked)[_pixels(inside)][
-                : len(place), : place.shape[1]
-            ]
+            place, pixels = image[_pixels(tile)], synthesis_transform(self.model, masked)[_pixels(inside)]
+            place[:] = pixels[: len(place), : place.shape[1]]
         return image
 
 

@@ -88,8 +88,10 @@ def _around(rows, columns, half, taps, height, width) -> list:
     return near
 
 
-def level_context(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the predicted level and the spread's context, (N,) each, of (4, N) known neighbours."""
-    predicted = (2 * values.sum(axis=0) + 4) // 8
-    spread = np.searchsorted(SPREADS, values.max(axis=0) - values.min(axis=0), side="right")
-    return np.clip(predicted, 0, levels - 1), spread
+def level_context(levels: np.ndarray, middle: int, rows: np.ndarray, near: list) -> tuple[np.ndarray, ...]:
+    """Return contexts (N,) of spread and predicted level at a pass's positions, `middle` at the anchors."""
+    if not near:
+        return np.zeros(len(rows), np.int64), np.full(len(rows), middle)
+    values = np.stack([levels[pair] for pair in near])
+    spread = np.searchsorted(SPREADS, np.ptp(values, axis=0), side="right")
+    return spread, (2 * values.sum(axis=0) + 4) // 8

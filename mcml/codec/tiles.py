@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -53,30 +54,22 @@ class Encoded:
     """
 
     data: bytes = b""
-    ideal_bits: dict[str, float] = field(default_factory=dict)
-    raw_bits: dict[str, float] = field(default_factory=dict)
+    ideal_bits: Counter[str] = field(default_factory=Counter)
+    raw_bits: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def add(self, part: str, ideal: float, raw: float) -> None:
-        """Count the bits of one more chunk."""
-        self.ideal_bits[part] = self.ideal_bits.get(part, 0.0) + ideal
-        self.raw_bits[part] = self.raw_bits.get(part, 0.0) + raw
 
+def digest_of(header: Header, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """Return the first bytes of SHA-256 of a picture's integers, which stand in its header.
 
-class Digest:
-    """SHA-256 of a picture's integers: its size, then levels and bits tile by tile, stream by stream."""
-
-    def __init__(self, header: Header) -> None:
-        self.hash = hashlib.sha256(struct.pack("<HH", header.width, header.height))
-
-    def add(self, levels: np.ndarray, packed: np.ndarray) -> None:
-        """Take a tile's levels (h, w) and masked bits (h, w, n / 8) of one stream."""
-        self.hash.update(levels.astype(np.uint8).tobytes())
-        self.hash.update(packed.tobytes())
-
-    def short(self) -> bytes:
-        """Return the bytes that stand in a header."""
-        return self.hash.digest()[:DIGEST_BYTES]
+    Args:
+        header: with the picture's size, which goes first.
+        parts: levels (h, w) and masked bits (h, w, n / 8), tile by tile, stream by stream.
+    """
+    sha = hashlib.sha256(struct.pack("<HH", header.width, header.height))
+    for levels, packed in parts:
+        sha.update(levels.astype(np.uint8).tobytes() + packed.tobytes())
+    return sha.digest()[:DIGEST_BYTES]
 
 
 class TileCoder:
@@ -95,26 +88,23 @@ class TileCoder:
         Raises:
             DataError: if the integers are not those of an entropy coder.
         """
+        self.coders, self.tables, self.tops = {}, {}, {}
         try:
-            self._take(config, tensors)
+            self.keys = {"rgb": ("RGB",), "luma": ("Y",)}.get(config["variant"], ("Y", "Cb", "Cr"))
+            for key in self.keys:
+                stream, prefix = config["color" if key in ("Cb", "Cr") else "luma"], f"{key}."
+                own = {
+                    name.removeprefix(prefix): of for name, of in tensors.items() if name.startswith(prefix)
+                }
+                coder, table, count = BitCoder(own), own.get("levels"), stream["levels"]
+                if coder.n != stream["code_channels"] or len(coder.sizes) != count - 1:
+                    raise DataError(f"the entropy coder of {key} is of another code than the model's")
+                shape = (LEVEL_PASSES, len(SPREADS) + 1, count, count)
+                if table is not None and table.shape != shape:
+                    raise DataError(f"the level tables of {key} are {table.shape}, expected {shape}")
+                self.coders[key], self.tables[key], self.tops[key] = coder, table, count - 1
         except (KeyError, TypeError, IndexError) as error:
             raise DataError(f"the model's configuration and entropy coder disagree ({error!r})") from error
-
-    def _take(self, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-        self.keys = {"rgb": ("RGB",), "luma": ("Y",)}.get(config["variant"], ("Y", "Cb", "Cr"))
-        self.coders, self.tables, self.tops = {}, {}, {}
-        for key in self.keys:
-            stream = config["color" if key in ("Cb", "Cr") else "luma"]
-            own = {
-                name.removeprefix(f"{key}."): of for name, of in tensors.items() if name.startswith(f"{key}.")
-            }
-            coder, table = BitCoder(own), own.get("levels")
-            if coder.n != stream["code_channels"] or len(coder.sizes) != stream["levels"] - 1:
-                raise DataError(f"the entropy coder of {key} is of another code than the model's")
-            shape = (LEVEL_PASSES, len(SPREADS) + 1, stream["levels"], stream["levels"])
-            if table is not None and table.shape != shape:
-                raise DataError(f"the level tables of {key} are {table.shape}, expected {shape}")
-            self.coders[key], self.tables[key], self.tops[key] = coder, table, stream["levels"] - 1
 
     @property
     def has_maps(self) -> bool:
@@ -166,11 +156,7 @@ class TileCoder:
     def prepare(
         self, header: Header, key: str, levels: np.ndarray, states: dict[str, BitState], layer: int
     ) -> int:
-        """Make a stream's state, or tell it what the streams before it have learned since.
-
-        Returns:
-            The last of the layer's groups, from 1.
-        """
+        """Make a stream's state or tell it what those before it learned; return the layer's last group."""
         before = [states[k] for k in self.keys[: self.keys.index(key)]]
         upto = self.last_group(header, key, layer, levels)
         if layer == 0:
@@ -201,7 +187,7 @@ class TileCoder:
         else:
             header = replace(header, rates=self.rates(quality))
             levels = {key: self.uniform(header, key) for key in self.keys}
-        encoded, digest = Encoded(), Digest(header)
+        encoded, integers = Encoded(), []
         chunks: dict[tuple[int, int, int, str], bytes] = {}
         for number, tile in enumerate(header.tiles()):
             states: dict[str, BitState] = {}
@@ -211,33 +197,22 @@ class TileCoder:
                     writer = Writer()
                     write_levels(level, self.tables[key], header.rates[stream], writer)
                     chunks[layer, number, stream, "map"] = writer.finish()
-                    encoded.add(f"{key} map", writer.bits, level.size * math.log2(self.tops[key] + 1))
+                    encoded.ideal_bits[f"{key} map"] += writer.bits
+                    encoded.raw_bits[f"{key} map"] += level.size * math.log2(self.tops[key] + 1)
                 upto = self.prepare(header, key, level, states, layer)
                 state, writer = states[key], Writer()
-                raw = sum(coder.sizes[g] * np.count_nonzero(level > g) for g in range(state.group, upto))
+                for group in range(state.group, upto):
+                    encoded.raw_bits[key] += coder.sizes[group] * np.count_nonzero(level > group)
                 bits = np.unpackbits(analysis.bits[key][tile], axis=-1, count=coder.n)
                 coder.write(state, bits, level, upto, writer)
                 chunks[layer, number, stream, "bits"] = writer.finish()
-                encoded.add(key, writer.bits, raw)
-            for key, state in states.items():
-                digest.add(levels[key][tile], state.packed())
-        header = replace(header, digest=digest.short())
+                encoded.ideal_bits[key] += writer.bits
+            integers += [(levels[key][tile], state.packed()) for key, state in states.items()]
+        header = replace(header, digest=digest_of(header, integers))
         encoded.data = container.write(header, [chunks[name] for name in header.order()])
         return encoded
 
     # --------------------------------------------------------------------------- from a file
-
-    def check(self, header: Header) -> None:
-        """Raise `CorruptStreamError` for a header that this model cannot have written."""
-        if len(header.rates) != len(self.keys):
-            raise CorruptStreamError(
-                f"the header names {len(header.rates)} streams, the model has {len(self.keys)}"
-            )
-        for rate, top in zip(header.rates, self.tops.values(), strict=True):
-            if rate > (top if header.adaptive else 256 * top):
-                raise CorruptStreamError("the header holds a rate beyond the model's levels")
-        if header.adaptive and not self.has_maps:
-            raise CorruptStreamError("the header promises importance maps, the model has none")
 
     def read(
         self, header: Header, chunks: Sequence[bytes], *, luma_only: bool = False, layers: int | None = None
@@ -249,9 +224,17 @@ class TileCoder:
             open (h, w) uint16; and how many layers were whole.
 
         Raises:
-            CorruptStreamError: if symbols cannot be decoded, or differ from those that were encoded.
+            CorruptStreamError: if no such model can have written the header, if symbols cannot be decoded,
+                or differ from those that were encoded.
         """
-        self.check(header)
+        if len(header.rates) != len(self.keys):
+            counts = f"{len(header.rates)} streams, the model has {len(self.keys)}"
+            raise CorruptStreamError(f"the header names {counts}")
+        scale = 1 if header.adaptive else 256
+        if any(rate > scale * top for rate, top in zip(header.rates, self.tops.values(), strict=True)):
+            raise CorruptStreamError("the header holds a rate beyond the model's levels")
+        if header.adaptive and not self.has_maps:
+            raise CorruptStreamError("the header promises importance maps, the model has none")
         if not header.shows(len(chunks)):
             raise CorruptStreamError("the file ends, or is damaged, before its first stream is whole")
         named = dict(zip(header.order(), chunks, strict=False))
@@ -268,7 +251,6 @@ class TileCoder:
             levels[key] = np.zeros(header.grid, np.int64) if header.adaptive else self.uniform(header, key)
             packed = np.zeros((*header.grid, -(-self.coders[key].n // 8)), np.uint8)
             codes[key] = packed, np.zeros(header.grid, np.uint16)
-        digest = Digest(header)
         for number, tile in enumerate(header.tiles()):
             states: dict[str, BitState] = {}
             for layer, stream in steps:
@@ -288,8 +270,8 @@ class TileCoder:
                 packed, opened = codes[key]
                 packed[tile] = state.packed()
                 opened[tile] = np.minimum(levels[key][tile], state.group)
-                digest.add(levels[key][tile], packed[tile])
-        whole = len(chunks) == header.chunk_count() and wanted == header.layers and keys == self.keys
-        if whole and digest.short() != header.digest:
-            raise CorruptStreamError("the decoded integers differ from those that were encoded")
+        if len(chunks) == header.chunk_count() and wanted == header.layers and keys == self.keys:
+            integers = ((levels[key][tile], codes[key][0][tile]) for tile in header.tiles() for key in keys)
+            if digest_of(header, integers) != header.digest:
+                raise CorruptStreamError("the decoded integers differ from those that were encoded")
         return codes, len(steps) // len(keys)

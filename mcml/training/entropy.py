@@ -217,10 +217,8 @@ class EntropyTrainer(Run):
                 level = importance_levels(torch.sigmoid(logit + dial), levels).numpy()
                 middle = int(np.median(level))
                 for number, rows, columns, near in level_passes(*level.shape):
-                    predicted, spread = np.full(len(rows), middle), np.zeros(len(rows), np.int64)
-                    if near:
-                        predicted, spread = level_context(np.stack([level[pair] for pair in near]), levels)
-                    np.add.at(counts[number], (spread, predicted, level[rows, columns]), 1)
+                    context = level_context(level, middle, rows, near)
+                    np.add.at(counts[number], (*context, level[rows, columns]), 1)
         return normalised(counts)
 
 
