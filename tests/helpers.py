@@ -3,6 +3,8 @@
 import struct
 from pathlib import Path
 
+from PIL import ImageCms
+
 from mcml.base import files
 
 ROOT = files.repo_root()
@@ -101,37 +103,11 @@ def files_of(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-def icc(description, colorants, gamma=1.0):
-    """A version 2 display profile (ICC.1:2001-04): RGB by colorants and one gamma, or grey without."""
-
-    def xyz(values):
-        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
-
-    text = description.encode() + b"\0"
-    curve = b"curv" + struct.pack(">IIHxx", 0, 1, round(gamma * 256))
-    tags = {
-        b"desc": b"desc" + struct.pack(">II", 0, len(text)) + text + bytes(78),
-        b"cprt": b"text\0\0\0\0none\0",
-        b"wtpt": xyz((0.9642, 1.0, 0.8249)),
-    }
-    for letter, colorant in zip(b"rgb", colorants, strict=False):
-        tags[bytes([letter]) + b"XYZ"] = xyz(colorant)
-        tags[bytes([letter]) + b"TRC"] = curve
-    if not colorants:
-        tags[b"kTRC"] = curve
-    table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
-    for name, content in tags.items():
-        padded = content + bytes(-len(content) % 4)
-        table += struct.pack(">4sII", name, start + len(body), len(content))
-        body += padded
-    header = struct.pack(">I4sI4s4s4s12s4s", start + len(body), b"", 0x02400000, b"mntr",
-                         b"RGB " if colorants else b"GRAY", b"XYZ ", bytes(12), b"acsp")  # fmt: skip
-    header = header.ljust(68, b"\0") + xyz((0.9642, 1.0, 0.8249))[8:]
-    return header.ljust(128, b"\0") + table + body
-
-
-RED, GREEN, BLUE = (
-    (0.4360, 0.2225, 0.0139),
-    (0.3851, 0.7169, 0.0971),
-    (0.1431, 0.0606, 0.7139),
-)  # sRGB's at D50
+def icc(kind):
+    """Make the profile of sRGB "linear", "exchanged" (linear, red and green swapped) or linear "grey"."""
+    raw = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    curve = raw.index(b"para") + 12  # gamma, a, b, c, d as 16.16 fixed point (ICC.1:2010, 10.16)
+    raw = raw[:curve] + struct.pack(">5i", 1 << 16, 1 << 16, 0, 1 << 16, 0) + raw[curve + 20 :]
+    if kind == "exchanged":
+        return raw.replace(b"rXYZ", b"?XYZ").replace(b"gXYZ", b"rXYZ").replace(b"?XYZ", b"gXYZ")
+    return raw.replace(b"RGB XYZ ", b"GRAYXYZ ").replace(b"rTRC", b"kTRC") if kind == "grey" else raw

@@ -117,8 +117,8 @@ def train(options: argparse.Namespace) -> None:
     began = time.monotonic()
     with Progress("train", LINE_EVERY_S) as progress:
         trainer = Trainer(
-            recipe, lambda device: PatchStore.from_files(photographs.paths, device), options.run_dir,
-            initial=initial, sources=sources, report=_reporter(progress),
+            recipe, lambda device: PatchStore([read_image(path) for path in photographs.paths], device),
+            options.run_dir, initial=initial, sources=sources, report=_reporter(progress),
         )  # fmt: skip
         is_first = trainer.fabric.is_global_zero
         if trainer.step and is_first:

@@ -31,17 +31,13 @@ def read_image(path: str | Path) -> np.ndarray:
     JPEG 2000, JPEG XL and AVIF files deeper than 8 bits are rounded to 8 by their decoders;
     a PNG's gamma chunk without a profile is not applied.
 
-    Args:
-        path: a file in a format that Pillow reads (JPEG XL through its plugin).
-
     Returns:
         (H, W, 3) uint8, sRGB, 0..255.
 
     Raises:
         DataError: naming the file and the reason.
     """
-    path = Path(path)
-    return decode_image(read_bytes(path), str(path))
+    return decode_image(read_bytes(Path(path)), str(path))
 
 
 def decode_image(raw: bytes, name: str = "image") -> np.ndarray:
@@ -105,9 +101,7 @@ def _flatten(image: Image.Image, name: str, grey16: bool) -> Image.Image:
         return rgba.convert("L" if image.mode in ("LA", "La") else "RGB")
     if image.mode in ("I", "F", "LAB", "HSV"):
         raise DataError(f"{name}: pixels of mode {image.mode} are not supported; save it as 8-bit sRGB")
-    if image.mode == "1":
-        return image.convert("L")
-    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+    return image.convert({"1": "L", "L": "L", "CMYK": "CMYK"}.get(image.mode, "RGB"))
 
 
 def _apply_profile(image: Image.Image, profile: bytes, name: str) -> Image.Image:
@@ -131,12 +125,10 @@ def _apply_profile(image: Image.Image, profile: bytes, name: str) -> Image.Image
 
 def check_rgb8(image: np.ndarray, name: str = "image") -> np.ndarray:
     """Return `image` if it is a non-empty (H, W, 3) uint8 array, else raise `DataError`."""
-    if isinstance(image, np.ndarray):
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-            return image
-        got = f"{image.dtype} {image.shape}"
-    else:
-        got = type(image).__name__
+    is_array = isinstance(image, np.ndarray)
+    if is_array and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+        return image
+    got = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
     raise DataError(f"{name}: expected (H, W, 3) uint8 sRGB, got {got}")
 
 
@@ -149,8 +141,8 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
 
 def check_stems(paths: Sequence[Path]) -> None:
     """Raise `DataError` if two files have one stem: tables tell images by it."""
-    counts = Counter(path.stem for path in paths)
-    twice = ", ".join(sorted(stem for stem, count in counts.items() if count > 1))
+    counts = sorted(Counter(path.stem for path in paths).items())
+    twice = ", ".join(stem for stem, count in counts if count > 1)
     if twice:
         raise DataError(f"two images are named {twice}: rename one, tables tell images by their stem")
 
@@ -164,8 +156,7 @@ def data_digest(paths: Sequence[Path]) -> str:
 def list_images(folder: str | Path) -> list[Path]:
     """Return the image files directly inside `folder`, hidden ones left out, sorted by name.
 
-    Raises:
-        DataError: if the folder is missing or holds no image.
+    `DataError` if the folder is missing or holds no image.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -6,14 +6,13 @@ Needs nothing but torch, numpy and Pillow, so that it runs on a bare GPU machine
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from mcml.base.errors import DataError
-from mcml.data.images import check_rgb8, read_image
+from mcml.data.images import check_rgb8
 
 SCALES = (1.0, 1.0, 0.75, 0.5)  # of the photographs, drawn once a step
 
@@ -37,11 +36,6 @@ class PatchStore:
         self._starts = (ends - self.heights * self.widths).to(device)
         self._tables: dict[int, tuple[int, torch.Tensor, torch.Tensor]] = {}
 
-    @classmethod
-    def from_files(cls, paths: Sequence[Path], device: str | torch.device = "cpu") -> PatchStore:
-        """Decode image files into a store on `device`."""
-        return cls([read_image(path) for path in paths], device)
-
     def __len__(self) -> int:
         """Return the number of photographs."""
         return len(self.heights)
@@ -54,30 +48,22 @@ class PatchStore:
             ends = (rows * columns).cumsum(0)
             if int(ends[-1]) == 0:
                 best = int(torch.minimum(self.heights, self.widths).argmax())
-                raise DataError(
-                    f"no image is as large as a patch of {size} x {size}: the nearest is "
-                    f"{int(self.widths[best])} x {int(self.heights[best])}"
-                )
+                nearest = f"the nearest is {int(self.widths[best])} x {int(self.heights[best])}"
+                raise DataError(f"no image is as large as a patch of {size} x {size}: {nearest}")
             device = self.pixels.device
             self._tables[size] = int(ends[-1]), ends.to(device), columns.to(device)
         return self._tables[size]
 
     def sample(self, batch: int, size: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw patches, each position of each photograph being equally likely.
+        """Draw (B, 3, S, S) uint8, each position of each photograph being equally likely.
 
         Each is mirrored, turned upside down and transposed at random, independently. Runs wholly on
         the store's device, without a loop and without waiting for it.
 
         Args:
             batch: number of patches B.
-            size: side S in pixels.
+            size: side S in pixels; `DataError` if no photograph is as large.
             generator: on the store's device; its state decides everything.
-
-        Returns:
-            (B, 3, S, S) uint8.
-
-        Raises:
-            DataError: if no photograph is large enough.
         """
         device = self.pixels.device
         total, ends, columns = self._positions(size)

@@ -47,8 +47,8 @@ class ImageSet:
 
     def read(self, name: str) -> np.ndarray:
         """Read one image by its name (file stem) as (H, W, 3) uint8 sRGB."""
-        choose("image", name, [path.stem for path in self.paths])
-        return read_image(next(path for path in self.paths if path.stem == name))
+        paths = {path.stem: path for path in self.paths}
+        return read_image(paths[choose("image", name, paths)])
 
 
 @cache
@@ -61,10 +61,7 @@ def data_folders() -> list[Path]:
     """Return the folders of ``MCML_DATA`` (several are separated as in ``PATH``).
 
     A relative one counts from the current folder or, failing that, from the checkout (if this is
-    one), so that a notebook and the command line mean the same folder.
-
-    Raises:
-        DataError: if it is set and none of its folders exists.
+    one), so that a notebook and the command line mean the same folder. `DataError` if none exists.
     """
     value = os.environ.get("MCML_DATA", "")
     folders = [Path(part).expanduser() for part in value.split(os.pathsep) if part]
@@ -132,10 +129,8 @@ def _verify(path: Path, expected: str) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: missing; the registry expects it")
     if sha256(path) != expected:
-        raise DataError(
-            f"{path}: differs from the registered file (SHA-256 {expected[:12]}...); "
-            "restore it, or give the folder itself to use it as images of your own"
-        )
+        advice = "restore it, or give the folder itself to use it as images of your own"
+        raise DataError(f"{path}: differs from the registered file (SHA-256 {expected[:12]}...); {advice}")
     return path
 
 
@@ -176,13 +171,9 @@ def _kodak() -> list[Path]:
     try:
         return [Path(fetcher.fetch(file["path"], progressbar=bar)) for file in files]
     except (OSError, ValueError, requests.RequestException) as error:
-        raise DataError(
-            f"data set 'kodak' is not under MCML_DATA and cannot be downloaded from {fetcher.base_url} "
-            f"({type(error).__name__}): set MCML_DATA to a folder that holds kodak/kodim01.png to kodim24.png"
-        ) from error
-
-
-# ---------------------------------------------------------------------------------- splits
+        problem = f"cannot be downloaded from {fetcher.base_url} ({type(error).__name__})"
+        advice = "set MCML_DATA to a folder that holds kodak/kodim01.png to kodim24.png"
+        raise DataError(f"data set 'kodak' is not under MCML_DATA and {problem}: {advice}") from error
 
 
 def perceptual_hashes(paths: Sequence[Path]) -> np.ndarray:
@@ -226,13 +217,10 @@ def split_images(
     split depends on neither file names' order nor the machine.
 
     Args:
-        paths: image files.
+        paths: image files; `DataError` for none.
         seed: another seed, another split.
-        valid, test: shares of the groups, in [0, 1); each gets at least one group if
-            its share is above 0 and there are three groups or more.
-
-    Raises:
-        UsageError: if the shares leave nothing for training.
+        valid, test: shares of the groups, in [0, 1); each gets at least one group if its share is above 0
+            and there are three groups or more; `UsageError` if they leave nothing for training.
     """
     if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise UsageError(f"shares valid={valid}, test={test}: expected at least 0 each and below 1 together")

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from mcml.metrics.color import luma, rgb_to_lab
 
@@ -17,15 +18,6 @@ FLAT_VARIANCE = 16.0  # grey levels squared below which the reference is flat en
 MAX_WIDTH = 16  # pixels to each side over which an edge is followed
 
 
-class ColourBias(NamedTuple):
-    """Mean CIELAB shift, decode minus reference, and the worst block's CIE76 distance."""
-
-    l: float  # noqa: E741  (the field's letter)
-    a: float
-    b: float
-    worst_block: float
-
-
 class EdgeArtifacts(NamedTuple):
     """`blur`: ratio of mean edge widths; `ringing`: added variance, grey levels squared."""
 
@@ -34,7 +26,7 @@ class EdgeArtifacts(NamedTuple):
 
 
 def block_bias(lab_a: np.ndarray, lab_b: np.ndarray, block: int = BIAS_BLOCK) -> np.ndarray:
-    """CIELAB shift of each block's mean: (H, W, 3) pairs to (rows, columns, 3).
+    """CIELAB shift of each block's mean, decode less reference: (H, W, 3) pairs to (rows, columns, 3).
 
     Noise averages out inside a block and a shift of flat colour does not. Pixels left
     over at the right and bottom belong to the last block.
@@ -47,17 +39,6 @@ def block_bias(lab_a: np.ndarray, lab_b: np.ndarray, block: int = BIAS_BLOCK) ->
         shape = [-1 if i == axis else 1 for i in range(3)]
         shift = np.add.reduceat(shift, starts, axis=axis) / counts.reshape(shape)
     return shift
-
-
-def colour_bias(lab_a: np.ndarray, lab_b: np.ndarray) -> ColourBias:
-    """Signed mean colour shift of an image and the CIE76 size of its worst 32 x 32 block.
-
-    Args:
-        lab_a, lab_b: CIELAB of reference and decode, (H, W, 3).
-    """
-    mean = (lab_b - lab_a).mean(axis=(0, 1))
-    blocks = block_bias(lab_a, lab_b)
-    return ColourBias(*map(float, mean), float(np.sqrt((blocks**2).sum(axis=-1)).max()))
 
 
 def blocking_effect(luma: np.ndarray, block: int = BLOCK) -> float:
@@ -98,8 +79,6 @@ def edge_artifacts(luma_a: np.ndarray, luma_b: np.ndarray) -> EdgeArtifacts:
     Returns:
         NaN for each figure that has no major edge to be measured at.
     """
-    from scipy import ndimage
-
     widths_a: list[np.ndarray] = []
     widths_b: list[np.ndarray] = []
     strong = np.zeros(luma_a.shape, dtype=bool)
@@ -123,12 +102,10 @@ def _added_variance(
     luma_a: np.ndarray, luma_b: np.ndarray, strong: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """3 x 3 variance that the decode adds, and where it is ringing: flat, beside `strong` edges."""
-    from scipy.ndimage import maximum_filter
-
     near, far = 2 * RING_NEAR + 1, 2 * RING_FAR + 1
     variance_a = _variance_3x3(luma_a)
-    band = maximum_filter(strong, far) & ~maximum_filter(strong, near) & (variance_a < FLAT_VARIANCE)
-    return _variance_3x3(luma_b) - variance_a, band
+    band = ndimage.maximum_filter(strong, far) & ~ndimage.maximum_filter(strong, near)
+    return _variance_3x3(luma_b) - variance_a, band & (variance_a < FLAT_VARIANCE)
 
 
 def _edge_widths(luma: np.ndarray, peak: np.ndarray, slope: np.ndarray) -> np.ndarray:
@@ -152,10 +129,8 @@ def _edge_widths(luma: np.ndarray, peak: np.ndarray, slope: np.ndarray) -> np.nd
 
 
 def _variance_3x3(x: np.ndarray) -> np.ndarray:
-    from scipy.ndimage import uniform_filter
-
     centred = x - x.mean()  # keeps the subtraction of squares exact enough
-    return np.maximum(uniform_filter(centred**2, 3) - uniform_filter(centred, 3) ** 2, 0)
+    return np.maximum(ndimage.uniform_filter(centred**2, 3) - ndimage.uniform_filter(centred, 3) ** 2, 0)
 
 
 def artifact_maps(reference: np.ndarray, decoded: np.ndarray) -> dict[str, np.ndarray]:
@@ -169,8 +144,6 @@ def artifact_maps(reference: np.ndarray, decoded: np.ndarray) -> dict[str, np.nd
         grid that the reference has not), `ringing` (variance added near edges), `blur`
         (gradient energy lost), `colour bias` (CIE76 shift of the 32 x 32 block's mean).
     """
-    from scipy import ndimage
-
     a, b = luma(reference), luma(decoded)
     blocking = np.zeros_like(a)
     for axis in (0, 1):

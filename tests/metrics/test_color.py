@@ -1,10 +1,9 @@
-"""Colour spaces against colour-science and Pillow, round trips, and what 4:2:0 may change."""
+"""Colour spaces against colour-science and Pillow, and round trips."""
 
 import doctest
 
 import colour
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -45,20 +44,6 @@ def test_ycbcr_is_within_one_level_of_pillows_jpeg_tables():
     assert np.abs(color.to_uint8(color.rgb_to_ycbcr(ASTRONAUT)) - theirs).max() <= 1
 
 
-@pytest.mark.parametrize(
-    "rgb, ycbcr",
-    [
-        ((255, 255, 255), (255, 128, 128)),
-        ((0, 0, 0), (0, 128, 128)),
-        ((0, 0, 255), (29.07, 255.5, 107.265)),
-        ((255, 0, 0), (76.245, 84.972, 255.5)),
-    ],
-)
-def test_ycbcr_of_known_colours(rgb, ycbcr):
-    """ITU-T T.871, section 7; the centre 128 of 0..255 takes pure blue and red half a level out."""
-    np.testing.assert_allclose(color.rgb_to_ycbcr(np.array(rgb)), ycbcr, atol=1e-3)
-
-
 @settings(deadline=None)
 @given(pixels)
 def test_round_trip_through_ycbcr_is_exact(image):
@@ -78,15 +63,3 @@ def test_lab_agrees_with_colour_science():
     """Its sRGB matrix has four digits, scikit-image's six: up to 0.02 units apart."""
     expected = colour.XYZ_to_Lab(colour.sRGB_to_XYZ(ASTRONAUT / 255))
     np.testing.assert_allclose(color.rgb_to_lab(ASTRONAUT), expected, atol=0.02)
-
-
-def slow_420(rgb):
-    """Average chroma over each 2 x 2 square, repeating an odd last line, one square at a time."""
-    ycbcr = color.rgb_to_ycbcr(rgb)
-    out = ycbcr.copy()
-    height, width = rgb.shape[:2]
-    for i in range(0, height, 2):
-        for j in range(0, width, 2):
-            rows, columns = [i, min(i + 1, height - 1)], [j, min(j + 1, width - 1)]
-            out[i : i + 2, j : j + 2, 1:] = ycbcr[np.ix_(rows, columns)][..., 1:].mean((0, 1))
-    return np.clip(np.round(color.ycbcr_to_rgb(out)), 0, 255)
