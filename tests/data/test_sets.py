@@ -14,12 +14,14 @@ import numpy as np
 import pooch
 import pytest
 import skimage
-from PIL import Image
+from helpers import failed
+from PIL import Image, ImageOps
 
 from mcml.base import files
 from mcml.base.errors import DataError, McmlError, UsageError
 from mcml.data import images, sets
 
+PARTS = ("train", "valid", "test")
 EMBEDDED = ["astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "china", "flower"]
 STEREO = Path(skimage.__file__).parent / "data" / "motorcycle_right.png"
 
@@ -33,11 +35,9 @@ def bare(monkeypatch, tmp_path):
     monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)  # between its attempts
     monkeypatch.delenv("MCML_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        for cased in (name, name.upper()):
+            monkeypatch.setenv(cased, "" if name == "no_proxy" else "http://127.0.0.1:9")
 
 
 def picture(seed, size=64):
@@ -57,9 +57,6 @@ def pictures(folder, count, first=0):
 
 def sha(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-# --------------------------------------------------------------------------------- registry
 
 
 def test_every_registered_set_says_what_it_is_and_how_it_is_verified():
@@ -90,11 +87,7 @@ def test_altered_embedded_photograph_is_refused_by_name(mcml, tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.delitem(sys.modules, "skimage", raising=False)
     result = mcml("evaluate", "embedded", "--codecs", "webp", "--csv", "t.csv")
-    assert result.returncode == 1
-    assert result.stderr.startswith(
-        f"mcml: {package / 'data' / 'astronaut.png'}: differs from the registered"
-    )
-    assert result.stderr.count("\n") == 1
+    failed(result, 1, f"mcml: {package / 'data' / 'astronaut.png'}: differs from the registered")
     assert not (tmp_path / "t.csv").exists()
 
 
@@ -105,36 +98,24 @@ def kodak_of(monkeypatch, paths, source="http://127.0.0.1:9/"):
     monkeypatch.setitem(entry, "source", source)
 
 
-def test_other_pictures_under_the_kodak_names_are_refused_by_name(tmp_path, monkeypatch):
-    for i in range(1, 25):
-        (tmp_path / "kodak").mkdir(exist_ok=True)
-        picture(i).save(tmp_path / "kodak" / f"kodim{i:02}.png")
-    monkeypatch.setenv("MCML_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"kodim01\.png: differs from the registered file") as error:
-        sets.image_set("kodak")
-    assert str(error.value).startswith(str(tmp_path / "kodak"))
-    photographs = sets.image_set(str(tmp_path / "kodak"))  # as the sentence advises
-    assert len(photographs.paths) == 24
-
-
 def test_one_altered_or_missing_file_among_right_ones_is_named(tmp_path, monkeypatch):
     paths = pictures(tmp_path / "kodak", 3)
     kodak_of(monkeypatch, paths)
     monkeypatch.setenv("MCML_DATA", str(tmp_path))
     assert sets.image_set("kodak").paths == tuple(paths)
     paths[1].write_bytes(paths[1].read_bytes() + b"\0")
-    with pytest.raises(DataError, match=r"p01\.png: differs"):
+    with pytest.raises(DataError, match=f"^{paths[1]}: differs from the registered file .*the folder itself"):
         sets.image_set("kodak")
+    assert sets.image_set(str(tmp_path / "kodak")).paths == tuple(paths)  # as the sentence advises
     paths[1].unlink()
     with pytest.raises(DataError, match=r"p01\.png: missing"):
         sets.image_set("kodak")
 
 
 def test_kodak_without_network_is_one_sentence_that_says_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="cannot be downloaded from http") as error:
+    sentence = "cannot be downloaded from http.*: set MCML_DATA to a folder that holds kodak/.*png$"
+    with pytest.raises(DataError, match=sentence):  # `.` matches no line's end
         sets.image_set("kodak")
-    assert "\n" not in str(error.value)
-    assert "set MCML_DATA to a folder that holds kodak/" in str(error.value)
     assert not [p for p in (tmp_path / "checkout" / "data").rglob("*") if p.is_file()]
 
 
@@ -162,9 +143,8 @@ def test_kodak_is_downloaded_once_into_the_cache(tmp_path, monkeypatch, server, 
     paths = pictures(tmp_path / "www", 2)
     kodak_of(monkeypatch, paths, server)
     photographs = sets.image_set("kodak")
-    assert [path.name for path in photographs.paths] == ["p00.png", "p01.png"]
+    assert photographs.paths == tuple(tmp_path / cache / "kodak" / path.name for path in paths)
     assert [sha(path) for path in photographs.paths] == [sha(path) for path in paths]
-    assert {path.parent for path in photographs.paths} == {tmp_path / cache / "kodak"}
     for path in paths:
         path.unlink()
     assert sets.image_set("kodak") == photographs
@@ -179,16 +159,12 @@ def test_download_of_other_bytes_is_refused_and_not_kept(tmp_path, monkeypatch, 
     assert not list((tmp_path / "checkout").rglob("*.png"))
 
 
-# ------------------------------------------------------------------------------- image_set
-
-
 def test_folder_is_a_set_in_the_order_of_its_names(tmp_path):
     paths = pictures(tmp_path / "mine", 3)
     (tmp_path / "mine" / "notes.txt").write_text("not a picture")
     photographs = sets.image_set(str(tmp_path / "mine"))
-    assert photographs.paths == tuple(paths)
-    assert (photographs.name, photographs.licence) == ("mine", "not stated")
-    assert photographs.entry == ""
+    assert photographs == sets.ImageSet(name="mine", paths=tuple(paths))
+    assert (photographs.entry, photographs.licence) == ("", "not stated")
     np.testing.assert_array_equal(photographs.read("p02"), np.array(picture(2)))
     with pytest.raises(UsageError, match="unknown image 'p03'"):
         photographs.read("p03")
@@ -259,12 +235,15 @@ def test_set_that_is_nowhere_says_where_it_was_sought(tmp_path, monkeypatch):
     assert str(tmp_path) in str(error.value)
 
 
-def test_relative_mcml_data_counts_from_here_or_else_from_the_checkout(tmp_path, monkeypatch):
+def test_mcml_data_counts_from_home_from_here_or_else_from_the_checkout(tmp_path, monkeypatch):
     pictures(tmp_path / "sets" / "train", 1)
     (tmp_path / "deep" / "er").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MCML_DATA", "sets")
     assert sets.image_set("train").paths == (Path("sets/train/p00.png"),)
+    monkeypatch.setenv("HOME", str(tmp_path / "sets"))
+    monkeypatch.setenv("MCML_DATA", "~")
+    assert sets.image_set("train").paths == (tmp_path / "sets" / "train" / "p00.png",)
     from_checkout = os.path.relpath(tmp_path / "sets", tmp_path / "checkout")
     monkeypatch.chdir(tmp_path / "deep" / "er")
     monkeypatch.setenv("MCML_DATA", from_checkout)
@@ -272,25 +251,11 @@ def test_relative_mcml_data_counts_from_here_or_else_from_the_checkout(tmp_path,
     assert [p.resolve() for p in sets.image_set("train").paths] == [tmp_path / "sets" / "train" / "p00.png"]
 
 
-def test_home_is_expanded_in_mcml_data(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "sets").mkdir()
-    monkeypatch.setenv("MCML_DATA", "~/sets")
-    assert sets.data_folders() == [tmp_path / "sets"]
-
-
-# ---------------------------------------------------------------------- digest and describe
-
-
 def test_digest_depends_on_bytes_and_names_but_not_on_order_or_place(tmp_path):
-    paths = pictures(tmp_path / "a", 3)
-    copies = pictures(tmp_path / "b", 3)
-
+    paths, copies = pictures(tmp_path / "a", 3), pictures(tmp_path / "b", 3)
     digest = images.data_digest
-    first = digest(paths)
-    assert (
-        digest(paths[::-1]) == digest(copies) == sets.ImageSet(name="x", paths=tuple(paths)).digest == first
-    )
+    first = sets.ImageSet(name="x", paths=tuple(paths)).digest
+    assert digest(paths) == digest(paths[::-1]) == digest(copies) == first
     assert digest(paths[:2]) != first
     renamed = copies[0].rename(copies[0].with_name("o.png"))
     assert digest([renamed, *copies[1:]]) != first
@@ -311,32 +276,23 @@ def test_describe_gives_size_kind_licence_and_hash_of_each_image(tmp_path):
     assert (own["width"], own["height"], own["licence"]) == (30, 40, "not stated")
 
 
-# ------------------------------------------------------------------------- near-duplicates
-
-
 def copied(kind, path, folder):
     """A JPEG copy, a mirrored or a rescaled copy of a picture."""
-    image = Image.open(path).convert("RGB")
-    if kind == "jpeg":
-        image.save(folder / "copy.jpg", quality=25)
-        return folder / "copy.jpg"
-    size = {"half": 0.5, "larger": 1.4}.get(kind, 1)
-    image = image.resize((round(image.width * size), round(image.height * size)))
+    image, copy = Image.open(path).convert("RGB"), folder / ("copy.jpg" if kind == "jpeg" else "copy.bmp")
     if kind == "mirrored":
-        image = Image.fromarray(np.array(image)[:, ::-1])
-    image.save(folder / "copy.bmp")
-    return folder / "copy.bmp"
+        image = ImageOps.mirror(image)
+    ImageOps.scale(image, {"half": 0.5, "larger": 1.4}.get(kind, 1)).save(copy, quality=25)
+    return copy
 
 
 def alike(first, second):
     """Whether two files look alike, whichever comes first."""
     hashes = sets.perceptual_hashes([first, second])
-    assert hashes.shape == (2, 2, 64)
-    there = sets.near_duplicates(hashes[:1], hashes[1:])
-    back = sets.near_duplicates(hashes[1:], hashes[:1])
-    assert there.shape == (1, 1)
+    there, back = (
+        sets.near_duplicates(*pair).item() for pair in ((hashes[:1], hashes[1:]), (hashes[1:], hashes[:1]))
+    )
     assert there == back
-    return bool(there[0, 0])
+    return there
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "mirrored", "half", "larger"])
@@ -346,9 +302,7 @@ def test_copies_of_every_photograph_are_found(tmp_path, kind):
 
 
 def test_two_views_of_a_stereo_pair_are_found():
-    left = next(p for p in sets.image_set("embedded").paths if p.stem == "motorcycle_left")
-    assert sha(left) != sha(STEREO)
-    assert alike(left, STEREO)
+    assert alike(STEREO.with_name("motorcycle_left.png"), STEREO)
 
 
 def test_embedded_photographs_are_distinct():
@@ -372,16 +326,8 @@ def test_check_disjoint_counts_pairs_and_names_both_of_a_leak(tmp_path):
     leak = copied("mirrored", paths[1], tmp_path)
     with pytest.raises(DataError, match=r"train and test share a picture: p01\.png and copy\.bmp"):
         sets.check_disjoint(splits | {"test": [paths[5], leak]})
-
-
-def test_check_disjoint_allows_empty_sets_and_copies_within_one_set(tmp_path):
-    paths = pictures(tmp_path / "a", 2)
-    copy = copied("jpeg", paths[0], tmp_path)
-    assert sets.check_disjoint({"train": [paths[0], copy], "valid": paths[1:], "test": []}) == 2
+    assert sets.check_disjoint({"train": [paths[1], leak], "valid": paths[2:4], "test": []}) == 4
     assert sets.check_disjoint({}) == 0
-
-
-# ----------------------------------------------------------------------------------- splits
 
 
 @pytest.fixture(scope="module")
@@ -393,14 +339,6 @@ def twenty(tmp_path_factory):
     return paths
 
 
-def test_split_is_a_partition_with_the_wanted_shares(twenty):
-    parts = sets.split_images(twenty, 0, valid=0.2, test=0.15)
-    assert {name: len(part) for name, part in parts.items()} == {"train": 13, "valid": 4, "test": 3}
-    assert sorted(path for part in parts.values() for path in part) == twenty
-    assert list(parts) == ["train", "valid", "test"]
-    assert sets.check_disjoint(parts) == 13 * 4 + 13 * 3 + 4 * 3
-
-
 def test_split_repeats_with_its_seed_and_changes_with_another(twenty):
     parts = sets.split_images(twenty, 7)
     assert sets.split_images(twenty, 7) == parts
@@ -409,16 +347,14 @@ def test_split_repeats_with_its_seed_and_changes_with_another(twenty):
 
 
 def test_split_depends_on_content_not_on_order_or_names(twenty, tmp_path):
-    def content(parts):
-        return {name: {sha(path) for path in part} for name, part in parts.items()}
-
     expected = sets.split_images(twenty, 3)
     shuffled = random.Random(0).sample(twenty, 20)
     assert sets.split_images(shuffled, 3) == expected
     renamed = [tmp_path / f"{i}.png" for i in range(20)]
     for path, new in zip(shuffled, renamed, strict=True):
         new.write_bytes(path.read_bytes())
-    assert content(sets.split_images(renamed, 3)) == content(expected)
+    for name, part in sets.split_images(renamed, 3).items():
+        assert {sha(path) for path in part} == {sha(path) for path in expected[name]}
 
 
 def test_look_alikes_stay_together(tmp_path):
@@ -457,19 +393,15 @@ def test_shares_outside_their_range_are_refused(twenty, shares):
 
 
 @pytest.mark.parametrize(
-    "count, shares, sizes",
-    [
-        (1, (0.1, 0.1), (1, 0, 0)),
-        (2, (0.1, 0.1), (2, 0, 0)),
-        (3, (0.1, 0.1), (1, 1, 1)),
-        (3, (0.1, 0), (2, 1, 0)),
-        (4, (0, 0), (4, 0, 0)),
-        (10, (0.1, 0.1), (8, 1, 1)),
-    ],
-)
-def test_small_sets_are_split_as_documented(twenty, count, shares, sizes):
-    parts = sets.split_images(twenty[:count], 0, *shares)
-    assert tuple(len(parts[name]) for name in ("train", "valid", "test")) == sizes
+    "valid, test, sizes",
+    [(0.1, 0.1, (1, 0, 0)), (0.1, 0.1, (2, 0, 0)), (0.1, 0.1, (1, 1, 1)), (0.1, 0.1, (8, 1, 1)),
+     (0.1, 0, (2, 1, 0)), (0, 0, (4, 0, 0)), (0.2, 0.15, (13, 4, 3))],
+)  # fmt: skip
+def test_a_split_is_a_partition_with_the_wanted_shares(twenty, valid, test, sizes):
+    paths = twenty[: sum(sizes)]
+    parts = sets.split_images(paths, 0, valid=valid, test=test)
+    assert [(name, len(part)) for name, part in parts.items()] == list(zip(PARTS, sizes, strict=True))
+    assert sorted(path for part in parts.values() for path in part) == paths
 
 
 @pytest.mark.parametrize(
