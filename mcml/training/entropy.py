@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mcml.model.model import Model, Stream
 from mcml.model.quantization import importance_levels, masked_bits
 from mcml.model.rate import bits_of
 from mcml.model.settings import DIAL_RANGE
-from mcml.training.run import Run
+from mcml.training.run import Report, Run
 
 HIDDEN = {"Y": 96, "RGB": 96, "Cb": 48, "Cr": 48}
 LUMA_SHARE = 0.6  # of the budget; the rest is for colour
@@ -43,13 +44,10 @@ class FrozenBits:
         self.tiles: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
         for image in images:
             height, width = (side // STRIDE * STRIDE for side in image.shape[:2])
-            for y in range(0, height, tile_px):
-                for x in range(0, width, tile_px):
-                    tile = image[y : min(y + tile_px, height), x : min(x + tile_px, width)]
-                    self.tiles.append({
-                        key: (np.packbits(bits, axis=-1), logit.astype(np.float16))
-                        for key, (bits, logit) in analysis_transform(model, tile).items()
-                    })  # fmt: skip
+            for y, x in product(range(0, height, tile_px), range(0, width, tile_px)):
+                streams = analysis_transform(model, image[:height, :width][y : y + tile_px, x : x + tile_px])
+                packed = {k: (np.packbits(b, axis=-1), z.astype(np.float16)) for k, (b, z) in streams.items()}
+                self.tiles.append(packed)
 
     def sample(self, count: int, side: int, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
         """Return bits (count, side, side, n) in {0, 1} and logits (count, side, side) by stream."""
@@ -65,10 +63,8 @@ class FrozenBits:
                 n = self.config.stream(key).code_channels
                 window = np.unpackbits(bits[y : y + side, x : x + side], axis=-1, count=n)
                 windows[key].append((window, logit[y : y + side, x : x + side].astype(np.float32)))
-        return {
-            key: tuple(torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-            for key, pairs in windows.items()
-        }
+        stacked = {key: map(np.stack, zip(*pairs, strict=True)) for key, pairs in windows.items()}
+        return {key: tuple(map(torch.from_numpy, arrays)) for key, arrays in stacked.items()}
 
 
 class EntropyTrainer(Run):
@@ -78,56 +74,42 @@ class EntropyTrainer(Run):
         self, model: Model, bits: FrozenBits, *, steps: int = 0, minutes: float = 0.0, joint: bool = False,
         batch: int = 8, side: int = 24, lr: float = 2e-3, bf16: bool = False,
         hidden: Mapping[str, int] = HIDDEN, seed: int = 0, run_dir: Path | None = None,
-        sources: Mapping[str, str] | None = None, report: Callable[[Mapping[str, Any]], None] | None = None,
+        sources: Mapping[str, str] = {}, report: Report | None = None,
     ) -> None:  # fmt: skip
         """Prepare the context models, or resume what the folder holds.
 
         Args:
-            model: any variant; it stays as it is.
-            bits: of its encoders.
-            steps, minutes: budget, 0 for none; luma takes `LUMA_SHARE` of it.
-            joint: train all streams at once, without stages.
-            batch: crops a step.
-            side: positions of a crop's side.
+            model: any variant; it stays as it is. `bits` are of its encoders.
+            steps, minutes: see `Run`; luma takes `LUMA_SHARE` of them, unless all streams learn at once.
+            joint: that they do.
+            batch: crops a step, `side` positions wide and high; `seed` is theirs and the dials'.
             lr: Adam's, after a warm-up; a cosine takes it to a hundredth, in each part.
             bf16: autocast in the first three quarters of a part.
             hidden: size of the state by stream.
-            seed: of crops and dials.
-            run_dir: checkpoints and log.csv; None keeps nothing.
-            sources: "NAME@SHA256" of "--model" and "--data"; a run resumes only on the same.
-            report: gets each row of the log.
-
-        Raises:
-            UsageError: without a budget, or where `run_dir` holds another run.
+            sources: "NAME@SHA256" of "--model" and "--data".
+            run_dir, report: see `Run`.
         """
         settings = {"--steps": steps, "--minutes": minutes, "--batch": batch, "--side": side, "--lr": lr,
                     "--bf16": bf16, "joint": joint, "hidden": dict(hidden), "seed": seed}  # fmt: skip
-        super().__init__(
-            run_dir, settings | dict(sources or {}),
-            steps=steps, minutes=minutes, precision="32", report=report,
-        )  # fmt: skip
-        self.model, self.bits = model, bits
-        self.device = model.rate_slope.device
+        super().__init__(run_dir, {**settings, **sources}, steps, minutes, report=report)
+        self.model, self.bits, self.device = model, bits, model.rate_slope.device
         self.batch, self.side, self.lr, self.bf16 = batch, side, lr, bf16
         self.draws = {"crops": torch.Generator().manual_seed(seed)}
         self.learner = self.contexts = nn.ModuleDict()
         for key, stream in model.streams.items():
             context = ContextModel(stream.groups.cpu(), hidden[key], [hidden[k] for k in self.contexts])
-            with torch.no_grad():  # what training of the codec has found at a position itself
-                context.before.copy_(stream.bit_model.causal.weight[:, :, 1, 1].cpu() * context.triangle)
-                context.bias.copy_(stream.bit_model.causal.bias)
-                warm_start(context, stream)
+            warm_start(context, stream)
             self.contexts[key] = context.to(self.device)
         self.averaged = copy.deepcopy(self.contexts).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.contexts.parameters(), betas=(0.9, 0.99))
-        keys = list(self.contexts)
-        self.parts = [keys] if joint or len(keys) == 1 else [keys[:1], keys[1:]]
+        keys = list(self.contexts)  # begin and end of parts, as shares of the budget, and what learns then
+        self.parts = [(0.0, LUMA_SHARE, keys[:1]), (LUMA_SHARE, 1.0, keys[1:])]
+        if joint or len(keys) == 1:
+            self.parts = [(0.0, 1.0, keys)]
         self.columns = ["loss", "gradient_norm", *(f"bits_{key}" for key in keys)]
         self.resume()
 
-    def draw(
-        self, count: int, side: int, whole: bool = True
-    ) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def draw(self, count: int, side: int, whole: bool = True) -> dict[str, tuple[Tensor, ...]]:
         """Return bits, mask and code (B, h, w, n) and the level field (B, h, w) by stream.
 
         Half of the samples are wholly open, a quarter is uniform at some level, dithered, and a quarter
@@ -153,26 +135,22 @@ class EntropyTrainer(Run):
 
     def losses(self, batch: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Tensor]:
         """Return bits a position of streams; those before them give their states, untrained."""
-        states: list[Tensor] = []
-        spent: dict[str, Tensor] = {}
+        states, spent = [], {}
         for key, context in self.contexts.items():
             bits, mask, code, field = batch[key]
-            with torch.set_grad_enabled(torch.is_grad_enabled() and key in keys):
+            with torch.set_grad_enabled(key in keys):
                 logits, state = context(code, field, states)
-            if key in keys:
-                positions = mask[..., 0].numel()
-                spent[key] = bits_of(logits, bits, mask).sum() / positions
             states.append(state.detach())
-            if spent.keys() >= set(keys):
+            if key in keys:
+                spent[key] = bits_of(logits, bits, mask).sum() / mask[..., 0].numel()
+            if key == keys[-1]:
                 break
         return spent
 
     def train_step(self) -> dict[str, Tensor]:
         """Descend the code length of the part at work; return bits a position by stream."""
-        spent, keys, whole = self.progress(), self.parts[0], True
-        if len(self.parts) > 1:
-            whole, begin, end = (True, 0.0, LUMA_SHARE) if spent < LUMA_SHARE else (False, LUMA_SHARE, 1.0)
-            keys, spent = self.parts[not whole], (spent - begin) / (end - begin)
+        begin, end, keys = next(part for part in self.parts if self.progress() < part[1])
+        spent, whole = (self.progress() - begin) / (end - begin), begin == 0
         params = [p for key in keys for p in self.contexts[key].parameters()]
         done = 1 + int(self.optimizer.state.get(params[0], {}).get("step", 0))  # steps of this part
         if done == 1 and not whole:
@@ -194,8 +172,6 @@ class EntropyTrainer(Run):
     def finish(self) -> None:
         """Let the weights be their average: colour builds on it, and it is what is exported."""
         self.contexts.load_state_dict(self.averaged.state_dict())
-
-    # -------------------------------------------------------------------------------- export
 
     def export(self, level_tiles: int = 64) -> dict[str, np.ndarray]:
         """Return all integer tensors, by "stream.name"."""
@@ -236,12 +212,14 @@ def normalised(counts: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def warm_start(context: ContextModel, stream: Stream) -> None:
-    """Let the state's units begin as sums of nearby coefficients, or of their magnitudes.
+    """Begin with the codec's own odds at a position, and a state that sums nearby coefficients.
 
-    Threshold codes alone tell which coefficient and threshold a bit asks for; the rows of other
-    codes' last convolution are read the same way and give a start that is no worse than noise.
+    Half of its units sum magnitudes. Threshold codes alone tell which coefficient a bit asks about;
+    other codes' last convolution, read the same way, gives a start that is no worse than noise.
     """
-    weight = stream.encoder.code.weight[:, :, 0, 0].detach().cpu()
+    context.before.copy_(stream.bit_model.causal.weight[:, :, 1, 1].cpu() * context.triangle)
+    context.bias.copy_(stream.bit_model.causal.bias)
+    weight = stream.encoder.code.weight[:, :, 0, 0].cpu()
     size, coefficient = weight.abs().max(dim=1)
     threshold = -stream.encoder.code.bias.cpu() / size.clamp(min=1e-6)
     n, hidden = context.gather.shape[1:]
@@ -251,7 +229,7 @@ def warm_start(context: ContextModel, stream: Stream) -> None:
         order = rows[threshold[rows].argsort()]
         t = threshold[order].clamp(-4, 4)
         ends = torch.cat([t[:1] - 0.5, (t[1:] + t[:-1]) / 2, t[-1:] + 0.5])
-        value[order] = (ends[1:] - ends[:-1]).clamp(min=0.02)
+        value[order] = ends.diff().clamp(min=0.02)
     generator, count = torch.Generator().manual_seed(1), weight.shape[1]
     mix = torch.randn(hidden, count, generator=generator)
     mix *= torch.rand(hidden, count, generator=generator) < 0.15

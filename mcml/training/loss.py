@@ -21,15 +21,12 @@ from mcml.base.errors import UsageError, choose
 from mcml.model.settings import LossConfig
 
 CHANNELS = {"Y": 1, "Cb": 1, "Cr": 1, "RGB": 3}  # streams and their planes
-LUMA_STREAMS = ("Y", "RGB")  # RGB: the baseline's one stream carries luma
-PEAK = 255  # distortions are told in grey levels of 8 bits
 
 
 class LossTerms(NamedTuple):
-    """Scalars on the loss' device: `total` = `distortion` + `weighted_rate`.
+    """Batch means on the loss' device: `total` = `distortion` + `weighted_rate`.
 
-    `distortion` is weighted by gamma, `distortion_per_stream` not; `rate_per_stream` is of every map
-    given, whether it costs or not. All are batch means.
+    `distortion` is weighted by gamma, `distortion_per_stream` not.
     """
 
     total: Tensor
@@ -37,7 +34,6 @@ class LossTerms(NamedTuple):
     rate: Tensor
     weighted_rate: Tensor
     distortion_per_stream: dict[str, Tensor]
-    rate_per_stream: dict[str, Tensor]
 
 
 def multi_loss(
@@ -53,13 +49,12 @@ def multi_loss(
     The poster sums where this averages. With N pixels, a map of N / 64 positions (stride 8) and
     planes in 0..1, its |x - x_hat|_1 is N D_b / 255 and its sum of p is N R_b / 64, so
     D_b + lmbda R_b is 255 / N times its loss where lmbda = lambda_poster * 255 / 64. For squared
-    errors: 255^2 / N times, and lambda_poster * 255^2 / 64; for planes in 0..255, without the factors
-    255; for RGB, whose poster form sums three channels, 1 / 3 of both. (Li et al.'s threshold r on the
-    sum is left out.)
+    errors: 255^2 / N times, and lambda_poster * 255^2 / 64; for RGB, whose poster form sums three
+    channels, 1 / 3 of both. (Li et al.'s threshold r on the sum is left out.)
 
     Args:
-        x: the originals' planes, any of "Y", "Cb", "Cr", or "RGB": (B, 1 or 3, H, W) floating, 0..1.
-        x_hat: the decodes' planes, the same keys and shapes, unclipped.
+        x, x_hat: planes of originals and (unclipped) decodes, any of "Y", "Cb", "Cr", or "RGB":
+            (B, 1 or 3, H, W) floating, 0..1.
         importance: stream to p, (B, 1, h, w) floating, 0..1. Its keys are its own: a frozen stream's
             map may be given without its planes, and a stream without a map costs no rate.
         lmbda: grey levels (squared ones for l2) per unit of R, from 0: (B,), 0-d, or a number.
@@ -70,8 +65,6 @@ def multi_loss(
 
     Raises:
         UsageError: for a missing or unknown stream, or a shape that does not fit.
-
-    Source: the poster.
     """
     if x.keys() != x_hat.keys() or not x:
         raise UsageError(f"x has streams {sorted(x)}, x_hat {sorted(x_hat)}: expected the same, at least one")
@@ -86,17 +79,18 @@ def multi_loss(
     if not isinstance(lmbda, Tensor) and not 0 <= lmbda < math.inf:
         raise UsageError(f"lmbda is {lmbda!r}: expected a tensor or a finite number from 0")
 
-    errors = {key: PEAK * (x[key].to(_wide(x[key])) - x_hat[key]) for key in x}
-    per_pixel = {key: e.abs() if config.distortion == "l1" else e.square() for key, e in errors.items()}
-    distortions = {key: d.mean((1, 2, 3)) for key, d in per_pixel.items()}  # (B,) each
-    rates = {key: p.mean((1, 2, 3), dtype=_wide(p)) for key, p in importance.items()}
-    nothing = next(iter(distortions.values())).new_zeros(batch)
-    weighted = [d * (config.gamma if key in ("Cb", "Cr") else 1) for key, d in distortions.items()]
-    costing = [r for key, r in rates.items() if config.rate_streams == "all" or key in LUMA_STREAMS]
-    distortion, rate = sum(weighted, nothing).mean(), sum(costing, nothing)
-    weighted_rate = (lmbda * rate).mean()
-    per_stream = [{key: value.mean() for key, value in of.items()} for of in (distortions, rates)]
-    return LossTerms(distortion + weighted_rate, distortion, rate.mean(), weighted_rate, *per_stream)
+    distortions = {}  # (B,) each, as the rate
+    for key, plane in x.items():
+        error = 255 * (plane.to(_wide(plane)) - x_hat[key])  # in grey levels of 8 bits
+        distortions[key] = (error.abs() if config.distortion == "l1" else error.square()).mean((1, 2, 3))
+    distortion = sum(d * (config.gamma if key in ("Cb", "Cr") else 1) for key, d in distortions.items())
+    rate = torch.zeros_like(distortion)
+    for key, p in importance.items():
+        if config.rate_streams == "all" or key in ("Y", "RGB"):  # RGB carries luma
+            rate = rate + p.mean((1, 2, 3), dtype=_wide(p))
+    distortion, weighted_rate = distortion.mean(), (lmbda * rate).mean()
+    per_stream = {key: d.mean() for key, d in distortions.items()}
+    return LossTerms(distortion + weighted_rate, distortion, rate.mean(), weighted_rate, per_stream)
 
 
 def _wide(values: Tensor) -> torch.dtype:

@@ -18,8 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,10 @@ from mcml.base.errors import DataError, McmlError, UsageError
 from mcml.base.files import atomic_write, check_writable, to_csv
 from mcml.model.weights import FILE_LIMIT_BYTES, load_into, new_folder
 
+Report = Callable[[Mapping[str, Any]], None]  # what is called with each row of the log
 LOG = "log.csv"
-KEPT = 2  # checkpoints; older ones are removed
 BUDGET = ("train.steps", "train.minutes")  # settings that a resumed run may change
+COUNTERS = ("step", "elapsed_s", "best")  # best: the least mean loss of a row so far
 DIVERGED = 20.0  # a mean loss this many times the best so far stops the run
 DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, EOFError, OSError,
            pickle.UnpicklingError)  # fmt: skip
@@ -40,7 +42,7 @@ class DivergedError(McmlError):
     """Training ended in NaN or ran away; the last good checkpoint is kept (exit code 1)."""
 
 
-def make_fabric(precision: str = "32") -> Any:
+def make_fabric(precision: str) -> Any:
     """Return a launched Fabric: every process that torchrun started, else this one alone."""
     try:
         from lightning_fabric import Fabric
@@ -49,13 +51,10 @@ def make_fabric(precision: str = "32") -> Any:
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    fabric = Fabric(
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
-        devices=local,
-        num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
+    precision = "bf16-mixed" if precision == "bf16" else "32-true"
+    device, strategy = "cuda" if torch.cuda.is_available() else "cpu", "ddp" if world > 1 else "auto"
+    places = {"devices": local, "num_nodes": world // local}
+    fabric = Fabric(accelerator=device, strategy=strategy, precision=precision, **places)
     fabric.launch()
     return fabric
 
@@ -74,9 +73,6 @@ def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# ----------------------------------------------------------------------------- the run's folder
-
-
 def read_log(run_dir: Path) -> list[dict[str, float]]:
     """Return the rows of log.csv as numbers; NaN is what a row did not measure."""
     with (run_dir / LOG).open(encoding="utf-8", newline="") as file:
@@ -93,17 +89,16 @@ def latest(run_dir: Path) -> Path | None:
 def write_checkpoint(run_dir: Path, state: Mapping[str, Any]) -> Path:
     """Write checkpoint-<step> in files of at most 15 MiB, which travel anywhere, and drop the oldest.
 
-    Raises:
-        DataError: if it cannot be written; nothing of it is kept, earlier ones are.
+    `DataError` if it cannot be written: nothing of it is kept, earlier ones are.
     """
     folder, content = run_dir / f"checkpoint-{state['step']:08d}", io.BytesIO()
     torch.save(dict(state), content)
-    whole = content.getvalue()
+    content.seek(0)
     with new_folder(folder) as place:
-        for i, begin in enumerate(range(0, len(whole), FILE_LIMIT_BYTES)):
-            (place / f"state-{i:03d}.pt").write_bytes(whole[begin : begin + FILE_LIMIT_BYTES])
-    for old in [*sorted(run_dir.glob("checkpoint-*"))[:-KEPT], *run_dir.glob(".checkpoint-*")]:
-        shutil.rmtree(old, ignore_errors=True)  # older ones, and what a kill cut off
+        for i, part in enumerate(iter(partial(content.read, FILE_LIMIT_BYTES), b"")):
+            (place / f"state-{i:03d}.pt").write_bytes(part)
+    for old in [*sorted(run_dir.glob("checkpoint-*"))[:-2], *run_dir.glob(".checkpoint-*")]:
+        shutil.rmtree(old, ignore_errors=True)  # all but the last two, and what a kill cut off
     return folder
 
 
@@ -114,9 +109,6 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
         return torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
     except DAMAGED as error:
         raise DataError(f"{folder}: not a whole checkpoint ({type(error).__name__})") from error
-
-
-# ------------------------------------------------------------------------------------- the run
 
 
 class Run:
@@ -133,22 +125,22 @@ class Run:
     batch: int  # crops a step
 
     def __init__(
-        self, run_dir: Path | None, settings: Mapping[str, Any], *, steps: int, minutes: float,
-        precision: str, report: Callable[[Mapping[str, Any]], None] | None,
+        self, run_dir: Path | None, settings: Mapping[str, Any], steps: int, minutes: float, *,
+        precision: str = "32", report: Report | None = None,
     ) -> None:  # fmt: skip
         """Check the budget; `resume` looks into the folder.
 
         Args:
             run_dir: checkpoints and log.csv; created. None keeps nothing.
             settings: what a checkpoint must agree with, `BUDGET` excepted; "NAME@SHA256" by its hash.
-            steps, minutes: the budget; 0 for no limit.
+            steps, minutes: the budget; 0 for no limit, `UsageError` if both are.
             precision: "32" or "bf16".
             report: gets each row of the log.
         """
         if steps <= 0 and minutes <= 0:
             raise UsageError(f"{steps} steps and {minutes:g} minutes: give one of them above 0")
         self.run_dir, self.settings, self.report = run_dir, dict(settings), report
-        self.steps, self.minutes = steps, minutes
+        self.steps, self.minutes = steps or math.inf, minutes or math.inf
         self.step, self.elapsed_s, self.best, self.stopping = 0, 0.0, math.inf, 0
         self.rows: list[dict[str, float]] = []
         self.fabric = make_fabric(precision)
@@ -157,12 +149,10 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of everything that decides what comes next."""
         if self.run_dir is not None and self.fabric.is_global_zero:
-            parts = {"learner": self.learner, "averaged": self.averaged, "optimizer": self.optimizer}
-            write_checkpoint(self.run_dir, {
-                "step": self.step, "elapsed_s": self.elapsed_s, "best": self.best, "settings": self.settings,
-                **{name: part.state_dict() for name, part in parts.items()},
-                "draws": {name: generator.get_state() for name, generator in self.draws.items()},
-            })  # fmt: skip
+            state = {name: getattr(self, name) for name in (*COUNTERS, "settings")}
+            state |= {name: getattr(self, name).state_dict() for name in ("learner", "averaged", "optimizer")}
+            state["draws"] = {name: generator.get_state() for name, generator in self.draws.items()}
+            write_checkpoint(self.run_dir, state)
         self.fabric.barrier()  # who resumes after this finds it
 
     def resume(self) -> bool:
@@ -172,10 +162,9 @@ class Run:
             UsageError: naming the first setting that the run was not begun with.
             DataError: if the checkpoint is damaged.
         """
-        if self.run_dir is None:
-            return False
-        check_writable(self.run_dir / LOG)  # now, not after a minute
-        folder = latest(self.run_dir)
+        if self.run_dir is not None:
+            check_writable(self.run_dir / LOG)  # now, not after a minute
+        folder = latest(self.run_dir) if self.run_dir else None
         if folder is None:
             return False
         state = read_checkpoint(folder)
@@ -183,14 +172,12 @@ class Run:
             for name, value in self.settings.items():
                 was = state["settings"].get(name)
                 if str(was).rpartition("@")[2] != str(value).rpartition("@")[2] and name not in BUDGET:
-                    raise UsageError(
-                        f"{folder} is of another run: {name} was {was!r}, now {value!r}; "
-                        "give another --run-dir"
-                    )
+                    change = f"{name} was {was!r}, now {value!r}"
+                    raise UsageError(f"{folder} is of another run: {change}; give another --run-dir")
             load_into(self.learner, state["learner"], str(folder))
             load_into(self.averaged, state["averaged"], str(folder))
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
+            self.step, self.elapsed_s, self.best = (state[name] for name in COUNTERS)
             for name, generator in self.draws.items():
                 if generator.get_state().shape != state["draws"][name].shape:
                     raise UsageError(f"{folder} is of another kind of device than {self.device.type}")
@@ -209,26 +196,25 @@ class Run:
 
     def progress(self) -> float:
         """Return the spent share of the budget, whichever of steps and minutes is further."""
-        by_steps = self.step / self.steps if self.steps else 0.0
-        return max(by_steps, self.elapsed_s / 60 / self.minutes if self.minutes else 0.0)
+        return max(self.step / self.steps, self.elapsed_s / 60 / self.minutes)
 
     def fit(self, *, log_every: int = 20, save_every_s: float = 300.0) -> str:
-        """Train until the budget is spent, `stop` is called, or the loss runs away.
+        """Train until the budget is spent or `stop` is called; write a checkpoint.
 
         Args:
             log_every: steps whose mean is a row of the log; the clock is read then.
             save_every_s: between checkpoints.
 
         Returns:
-            "finished" or "interrupted"; a checkpoint was written in both cases.
+            "finished" or "interrupted".
 
         Raises:
-            DivergedError: with what went wrong; checkpoints are as they were.
+            DivergedError: if the loss ran away or something is not finite; checkpoints are as they were.
             DataError: if a checkpoint cannot be written; earlier ones are kept.
         """
         steps: list[dict[str, Tensor]] = []
-        before_s = saved_s = self.elapsed_s
-        began = since = time.monotonic()
+        saved_s, since = self.elapsed_s, time.monotonic()
+        began = since - self.elapsed_s
         self.stopping, stopped = 0, False
         with on_signals(self.stop):
             while self.progress() < 1.0 and not stopped:
@@ -238,7 +224,7 @@ class Run:
                 if self.step % log_every and self.progress() < 1.0 and not stops_alone:
                     continue
                 now = time.monotonic()  # all processes go by the first one's clock, and one stops all
-                self.elapsed_s = self.fabric.broadcast(before_s + now - began)
+                self.elapsed_s = self.fabric.broadcast(now - began)
                 flag = torch.tensor(float(self.stopping > 0), device=self.device)
                 stopped = bool(self.fabric.all_reduce(flag, reduce_op="max"))
                 self._log(steps, now - since)
@@ -246,11 +232,10 @@ class Run:
                 if self.elapsed_s - saved_s > save_every_s:
                     self.save()
                     saved_s = self.elapsed_s
-            is_spent = self.progress() >= 1.0
-            if is_spent:
+            if self.progress() >= 1.0:
                 self.finish()
             self.save()
-        return "finished" if is_spent else "interrupted"
+        return "interrupted" if self.progress() < 1.0 else "finished"
 
     def train_step(self) -> dict[str, Tensor]:
         """Do one step; return its figures by column, 0-d; "psnr_..." as squared errors of peak 1."""
@@ -260,12 +245,17 @@ class Run:
         """Do what is left when the budget is spent."""
 
     def _log(self, steps: Sequence[Mapping[str, Tensor]], seconds: float) -> None:
-        """Add the means of some steps to the log; NaN is what none of them measured."""
+        """Add the means of some steps to the log, if they are fit; NaN is what none of them measured."""
         measured = [name for name in self.columns if any(name in step for step in steps)]
         means = [torch.stack([s[name].float() for s in steps if name in s]).mean() for name in measured]
-        values = self.fabric.all_reduce(torch.stack(means)).tolist()
-        figures = dict(zip(measured, values, strict=True))
-        self._check(figures)
+        figures = dict(zip(measured, self.fabric.all_reduce(torch.stack(means)).tolist(), strict=True))
+        bad = [name for name, value in figures.items() if not math.isfinite(value)]
+        if not bad and not all(bool(p.isfinite().all()) for p in self.learner.parameters()):
+            bad = ["the weights"]
+        if bad:
+            self._fail(f"{', '.join(bad)} not finite (gradient norm {figures['gradient_norm']:.3g})")
+        if figures["loss"] > DIVERGED * self.best:
+            self._fail(f"the loss is {figures['loss']:.3g} after a best of {self.best:.3g}")
         self.best = min(self.best, figures["loss"])
         row = {"step": self.step, "seconds": round(self.elapsed_s, 2), "spent": round(self.progress(), 5)}
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_s": self.batch * len(steps) / seconds}
@@ -278,15 +268,7 @@ class Run:
         if self.fabric.is_global_zero and self.report is not None:
             self.report(row)
 
-    def _check(self, figures: Mapping[str, float]) -> None:
-        """Stop a run whose figures or weights are not finite, or whose loss ran away."""
-        bad = [name for name, value in figures.items() if not math.isfinite(value)]
-        if not bad and not all(bool(p.isfinite().all()) for p in self.learner.parameters()):
-            bad = ["the weights"]
-        what = f"{', '.join(bad)} not finite (gradient norm {figures['gradient_norm']:.3g})" if bad else ""
-        if not bad and figures["loss"] > DIVERGED * self.best:
-            what = f"the loss is {figures['loss']:.3g} after a best of {self.best:.3g}"
-        if what:
-            kept = latest(self.run_dir) if self.run_dir else None
-            last = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written"
-            raise DivergedError(f"step {self.step}: {what}; try a smaller learning rate (lr); {last}")
+    def _fail(self, what: str) -> NoReturn:
+        kept = latest(self.run_dir) if self.run_dir else None
+        last = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been written"
+        raise DivergedError(f"step {self.step}: {what}; try a smaller learning rate (lr); {last}")

@@ -9,6 +9,7 @@ are cut at equal entropy, trunks begin as the identity, the decoder is linear an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -52,13 +53,7 @@ class ThresholdCode(NamedTuple):
         n, cuts = len(total), [0]
         for i, cut in enumerate(torch.searchsorted(total, wanted).tolist(), 1):
             cuts.append(min(max(cut + 1, cuts[-1] + 1), n - (count - i)))
-        return [b - a for a, b in zip(cuts, [*cuts[1:], n], strict=True)]
-
-    def order(self) -> tuple[Tensor, Tensor]:
-        """Return (n, n) twice: does bit k have bit j before it on a lower, on a higher threshold?"""
-        earlier = (self.coefficient[:, None] == self.coefficient[None, :]).float().tril(-1)
-        lower = earlier * (self.threshold[None, :] < self.threshold[:, None])
-        return lower, earlier - lower
+        return [b - a for a, b in pairwise([*cuts, n])]
 
 
 def dct_basis(channels: int = 1) -> Tensor:
@@ -77,60 +72,47 @@ def dct_basis(channels: int = 1) -> Tensor:
     return torch.from_numpy(basis).float()
 
 
-class _Split(NamedTuple):
-    """The best threshold within a cell of one coefficient's values."""
-
-    score: float
-    members: np.ndarray  # indices of the samples in the cell
-    bit: tuple[int, float, float, float, float]  # a row of `ThresholdCode`
-
-
 def design(coefficients: Tensor, bits: int) -> ThresholdCode:
-    """Choose and order bits greedily by squared error saved per (entropy + PRICE) bit.
+    """Choose and order n bits greedily by squared error saved per (entropy + PRICE) bit.
 
-    Each coefficient begins as one cell; the best split of all cells is the next bit, and its cell
-    becomes two.
-
-    Args:
-        coefficients: (B, C, h, w) of an orthonormal transform, on the stride-8 grid.
-        bits: n.
-
-    Raises:
-        UsageError: if the samples do not tell apart as many cells.
+    Each coefficient, (B, C, h, w) of an orthonormal transform on the stride-8 grid, begins as one cell;
+    the best split of all cells is the next bit, and its cell becomes two. `UsageError` if the samples
+    do not tell apart as many cells.
     """
     here, left, above = coefficients[..., 1:, 1:], coefficients[..., 1:, :-1], coefficients[..., :-1, 1:]
     flat = [view.transpose(0, 1).flatten(1) for view in (here, left, above)]  # (C, samples) each
     values = [v[:, :: max(1, v.shape[1] // SQUARES)].contiguous().cpu().numpy() for v in flat]
     everyone = np.arange(values[0].shape[1])
     splits = [_best_split(values, c, everyone) for c in range(len(values[0]))]
-    chosen: list[_Split] = []
+    chosen: list[tuple] = []
     while len(chosen) < bits:
-        best = max(range(len(splits)), key=lambda i: splits[i].score)
-        split = splits.pop(best)
-        if split.score <= 0:
-            raise UsageError(
-                f"{bits} bits need more varied photographs: these give a threshold code of {len(chosen)}"
-            )
-        chosen.append(split)
-        coefficient, threshold = split.bit[:2]
-        upper = values[0][coefficient, split.members] > threshold
-        splits += [_best_split(values, coefficient, split.members[side]) for side in (~upper, upper)]
-    return ThresholdCode(*map(torch.tensor, zip(*(split.bit for split in chosen), strict=True)))
+        best = max(range(len(splits)), key=lambda i: splits[i][0])
+        score, members, bit = splits.pop(best)
+        if score <= 0:
+            reached = f"these give a threshold code of {len(chosen)}"
+            raise UsageError(f"{bits} bits need more varied photographs: {reached}")
+        chosen.append(bit)
+        upper = values[0][bit[0], members] > bit[1]
+        splits += [_best_split(values, bit[0], members[side]) for side in (~upper, upper)]
+    return ThresholdCode(*map(torch.tensor, zip(*chosen, strict=True)))
 
 
-def _best_split(values: list[np.ndarray], coefficient: int, members: np.ndarray) -> _Split:
-    """Find the threshold that cuts a cell best; score 0 where nothing can be cut."""
+def _best_split(values: list[np.ndarray], coefficient: int, members: np.ndarray) -> tuple:
+    """Cut a cell at its best threshold: score (0: it cannot be cut), members, and a `ThresholdCode`'s row.
+
+    `values` are (C, samples) each: here, to the left and above; `members` index the cell's samples.
+    """
     x, left, above = (v[coefficient][members] for v in values)
     inside, count, everyone = np.sort(x), len(members), values[0].shape[1]
-    t = np.zeros(0, np.float32)
-    if count >= 16 and inside[0] < inside[-1]:
-        spread = np.linspace(0, 1, CANDIDATES + 2)[1:-1]
-        *quantiles, low, high = np.quantile(inside, [*spread, 0.002, 0.998])
-        t = np.sort(np.concatenate([quantiles, low + spread * (high - low)]).astype(np.float32))
+    if count < 16 or inside[0] == inside[-1]:
+        return 0.0, members, ()
+    spread = np.linspace(0, 1, CANDIDATES + 2)[1:-1]
+    *quantiles, low, high = np.quantile(inside, [*spread, 0.002, 0.998])
+    t = np.sort(np.concatenate([quantiles, low + spread * (high - low)]).astype(np.float32))
     below = np.searchsorted(inside, t, side="right")
     usable = (below >= 4) & (below <= count - 4)
     if not usable.any():
-        return _Split(0.0, members, (coefficient, 0.0, 0.0, 0.0, 0.0))
+        return 0.0, members, ()
     t, below = t[usable], below[usable]
     sums = np.concatenate([[0.0], np.cumsum(inside, dtype=np.float64)])
     gap = (sums[-1] - sums[below]) / (count - below) - sums[below] / below  # between the halves' means
@@ -142,8 +124,8 @@ def _best_split(values: list[np.ndarray], coefficient: int, members: np.ndarray)
     score = saved / (entropy + PRICE)
     best = int(score.argmax())
     odds = np.log((count - below[best]) / below[best])
-    row = (float(value) for value in (t[best], entropy[best], odds, saved[best]))
-    return _Split(float(score[best]), members, (coefficient, *row))
+    row = map(float, (t[best], entropy[best], odds, saved[best]))
+    return float(score[best]), members, (coefficient, *row)
 
 
 def _counts(t: np.ndarray, *samples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -165,13 +147,8 @@ def _counts(t: np.ndarray, *samples: np.ndarray) -> Iterator[tuple[np.ndarray, n
     yield from ((only_above, above_ones), (only_left, left_ones), (both, ones))
 
 
-# ----------------------------------------------------------------------------- the weights
-
-
 @torch.no_grad()
-def start(
-    model: Model, patches: Tensor, keys: Sequence[str] | None = None, *, distortion: str = "l1", seed: int = 0
-) -> None:
+def start(model: Model, patches: Tensor, keys: Sequence[str] = (), *, distortion: str = "l1") -> None:
     """Set the weights of a model's streams to a threshold code and a linear decoder.
 
     Args:
@@ -179,16 +156,15 @@ def start(
         patches: (B, 3, S, S) in [0, 1], S a multiple of 8; a few hundred of 128 x 128 are enough.
         keys: streams to set, all by default; of the others the codes are used as they are.
         distortion: "l1" or "l2", what `Model.rate_slope` is measured in (0..255 units).
-        seed: of the random levels that the decoder is fitted on.
     """
     planes = model.planes(patches)
-    keys = model.config.streams if keys is None else keys
+    keys = keys or model.config.streams
     left_over = {key: _set_encoder(model.streams[key], planes[key]) for key in keys}
     output = model(patches, 0.0, decode=(), estimate=False)
     # One p a position, the same for all streams: every level is as frequent as the next.
     first = model.config.streams[0]
     shape = output.streams[first].importance.shape
-    p = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(patches.device)
+    p = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(patches.device)
     seen = {}
     for key, of in output.streams.items():
         level, mask = model.streams[key].mask(p)
@@ -210,9 +186,7 @@ def _set_encoder(stream: Stream, plane: Tensor) -> Tensor:
     kept = coefficients.var(dim=(0, 2, 3)).argsort(descending=True)[: config.width]
     basis, coefficients, count = basis[kept], coefficients[:, kept], len(kept)
     sigma = coefficients.std(dim=(0, 2, 3)).clamp(min=1e-4)
-    code = design(coefficients, config.code_channels)
-    code = ThresholdCode(*(value.to(device) for value in code))
-
+    code = ThresholdCode(*(value.to(device) for value in design(coefficients, config.code_channels)))
     encoder.stem.weight[:count] = basis / sigma[:, None, None, None]
     encoder.stem.bias[:count] = 0
     encoder.trunk.zero_()
@@ -222,8 +196,8 @@ def _set_encoder(stream: Stream, plane: Tensor) -> Tensor:
     stream.set_groups(code.group_sizes(config.levels - 1))
     stream.full_bits.fill_(float(code.entropy.sum()))
     decoder.trunk.zero_()
-    decoder.exit.weight[:, :count] = (basis * sigma[:, None, None, None]).flatten(1).T[:, :, None, None]
-    decoder.exit.weight[:, count:] = 0
+    decoder.exit.weight.zero_()
+    decoder.exit.weight[:, :count, 0, 0] = (basis * sigma[:, None, None, None]).flatten(1).T
     decoder.exit.bias.zero_()
     _set_decided(stream, code)
     variance = coefficients.var(dim=(0, 2, 3)).sum()
@@ -239,7 +213,9 @@ def _set_decided(stream: Stream, code: ThresholdCode) -> None:
     with c in {-1, 0, +1}, an earlier bit j decides bit k if c_j = -1 on a lower threshold or +1 on a
     higher one, so relu(+-c_k - sum over lower (1 - c_j) / 2 - sum over higher (1 + c_j) / 2).
     """
-    lower, higher = code.order()
+    earlier = (code.coefficient[:, None] == code.coefficient).float().tril(-1)  # (n, n): k after j
+    lower = earlier * (code.threshold < code.threshold[:, None])
+    higher = earlier - lower
     model, entry = stream.bit_model, stream.decoder.entry
     for tensor in model.parameters():
         tensor.zero_()
@@ -258,29 +234,26 @@ def _fit_decoder(
     Each position weighs inversely to the error that its level leaves, or else the lowest
     levels alone would decide.
     """
-    decoder = stream.decoder
-    count = min(stream.config.width, 64 * plane.shape[1])
-    wanted = stream.encoder.stem(plane)[:, :count].permute(0, 2, 3, 1).flatten(0, 2)
-    layers = [decoder.entry.mix]
-    inputs = [torch.relu(decoder.entry.cells(output.code))]
+    decoder, count = stream.decoder, min(stream.config.width, 64 * plane.shape[1])
+    entries = [(decoder.entry, output.code)]
     if isinstance(decoder, FusionDecoder):
         decoder.luma.cells.load_state_dict(luma[0].cells.state_dict())
-        layers.append(decoder.luma.mix)
-        inputs.append(torch.relu(decoder.luma.cells(luma[1])))
-    seen = torch.cat(inputs, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
-    step = max(1, len(seen) // SQUARES)
+        entries.append((decoder.luma, luma[1]))
+    inputs = [torch.relu(entry.cells(code)) for entry, code in entries]
+    inputs.append(torch.ones_like(inputs[0][:, :1]))  # for the bias
+    step = max(1, output.level.numel() // SQUARES)
     weight = left_over.clamp(min=1e-9).rsqrt()[output.level].flatten()[::step, None]
-    seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)[::step] * weight
-    seen, wanted = seen.double(), (wanted[::step] * weight).double()
+    maps = torch.cat(inputs, dim=1), stream.encoder.stem(plane)[:, :count]
+    seen, wanted = ((m.permute(0, 2, 3, 1).flatten(0, 2)[::step] * weight).double() for m in maps)
     gram = seen.T @ seen
     ridge = 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
     solved = torch.linalg.solve(gram + ridge, seen.T @ wanted).T.float()  # (count, inputs + 1)
-    parts = solved[:, :-1].split([features.shape[1] for features in inputs], dim=1)
-    for layer, part in zip(layers, parts, strict=True):
+    *parts, bias = solved.split([features.shape[1] for features in inputs], dim=1)
+    for layer, part in zip((entry.mix for entry, _ in entries), parts, strict=True):
         layer.weight[:count] = 0
         layer.weight[:count, :, 1, 1] = part
         layer.bias[:count] = 0
-    decoder.entry.mix.bias[:count] = solved[:, -1]
+    decoder.entry.mix.bias[:count] = bias[:, 0]
 
 
 def _measure_slope(model: Model, patches: Tensor, distortion: str) -> None:

@@ -18,7 +18,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ from mcml.model.settings import DIAL_RANGE, Recipe, dotted
 from mcml.model.weights import copy_stream, digest
 from mcml.training import threshold_start
 from mcml.training.loss import multi_loss
-from mcml.training.run import Run
+from mcml.training.run import Report, Run
 
 PARTS = ("decoder", "importance", "encoder")  # of a stream, in the order in which they are set free
 PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
@@ -41,32 +40,23 @@ class Trainer(Run):
     """A run of a recipe: call `fit`; `model` and `averaged` are what came of it."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        photographs: PatchStore | Callable[[torch.device], PatchStore],
-        run_dir: Path | None,
-        *,
-        initial: Model | None = None,
-        sources: Mapping[str, str] | None = None,
-        report: Callable[[Mapping[str, Any]], None] | None = None,
-    ) -> None:
+        self, recipe: Recipe, photographs: PatchStore | Callable[[torch.device], PatchStore],
+        run_dir: Path | None, *, initial: Model | None = None, sources: Mapping[str, str] = {},
+        report: Report | None = None,
+    ) -> None:  # fmt: skip
         """Prepare the networks, or resume what the folder holds.
 
         Args:
             recipe: what to train and how.
             photographs: a store, or what makes one for the process's device.
-            run_dir: checkpoints and log.csv; created. None keeps nothing.
             initial: a model whose streams are taken over; they must be configured alike.
-            sources: "NAME@SHA256" of what "--data" and "--from" gave; a run resumes only on the same.
-                (The digest of `initial` is known without.)
-            report: gets each row of the log.
+            sources: "NAME@SHA256" of "--data" and "--from" (without, the digest of `initial` is used).
+            run_dir, report: see `Run`.
         """
         train = recipe.train
-        settings = dotted(recipe.to_dict()) | {"--from": digest(initial) if initial else None}
-        super().__init__(
-            run_dir, settings | dict(sources or {}),
-            steps=train.steps, minutes=train.minutes, precision=train.precision, report=report,
-        )  # fmt: skip
+        settings = {**dotted(recipe.to_dict()), "--from": digest(initial) if initial else None, **sources}
+        budget = train.steps, train.minutes
+        super().__init__(run_dir, settings, *budget, precision=train.precision, report=report)
         self.recipe, self.batch, self.trained = recipe, train.batch, recipe.trained_streams()
         many = self.fabric.world_size
         if train.batch % many:  # shares of different sizes would weigh differently
@@ -76,16 +66,13 @@ class Trainer(Run):
         self.columns += [f"{name}_{key}" for key in self.trained for name in per_stream]
         self.store = photographs(self.device) if callable(photographs) else photographs
         self.store.sample(1, train.patch_px, torch.Generator(self.device))  # large enough?
-        self.draws = {"patches": torch.Generator(self.device), "scales": torch.Generator()}
-        for generator in self.draws.values():
-            generator.manual_seed(train.seed)
-        model = build(recipe.model, train.seed).to(self.device, memory_format=torch.channels_last)
-        self.learner = self.model = model
-        self.averaged = copy.deepcopy(model).requires_grad_(False)
+        draws = {"patches": torch.Generator(self.device), "scales": torch.Generator()}
+        self.draws = {name: generator.manual_seed(train.seed) for name, generator in draws.items()}
+        self.model = build(recipe.model, train.seed).to(self.device, memory_format=torch.channels_last)
+        self.learner, self.averaged = self.model, copy.deepcopy(self.model).requires_grad_(False)
         self.parts = self._parts()
-        self.optimizer = torch.optim.Adam(
-            [{"params": params, "name": name, "lr": 0.0} for name, params in self.parts.items()], foreach=True
-        )
+        groups = [{"params": params, "name": name, "lr": 0.0} for name, params in self.parts.items()]
+        self.optimizer = torch.optim.Adam(groups, foreach=True)
         if not self.resume():
             self._begin(initial)
             self.averaged.load_state_dict(self.model.state_dict())
@@ -96,14 +83,13 @@ class Trainer(Run):
         kept = [key for key in model.streams if initial is not None and key in initial.streams]
         for key in kept:
             copy_stream(initial, model, key)
-        fresh = [key for key in model.streams if key not in kept]
+        fresh, first = [key for key in model.streams if key not in kept], model.config.streams[0]
         if fresh and self.recipe.stage.start == "threshold":
             side = min(128, 8 * (int(torch.minimum(self.store.heights, self.store.widths).max()) // 8))
             seeded = torch.Generator(self.device).manual_seed(self.recipe.train.seed)
             patches = self.store.sample(START_PATCHES, side, seeded).float() / 255
             threshold_start.start(model, patches, fresh, distortion=distortion)
             return
-        first = model.config.streams[0]
         for key in fresh:  # untrained bits cost about one each
             stream = model.streams[key]
             stream.rate_weight.copy_(stream.full_bits / model.streams[first].full_bits)
@@ -127,12 +113,12 @@ class Trainer(Run):
         rgb, dial, uniform = self._draw()
         with self.fabric.autocast():
             output = self.model(rgb, dial, decode=self.trained, estimate=estimates, uniform=uniform)
-        planes, streams = self.model.planes(rgb), {key: output.streams[key] for key in self.trained}
-        # A map's unit is the first stream's: one step of p then costs the same coded bits everywhere.
-        literal = self.recipe.loss.rate_streams == "luma"
-        unit = {key: 1.0 if literal else self.model.streams[key].rate_weight for key in streams}
-        x, x_hat = {key: planes[key] for key in streams}, {key: of.x_hat for key, of in streams.items()}
-        importance = {key: of.importance * unit[key] for key, of in streams.items()}
+        streams = {key: output.streams[key] for key in self.trained}
+        x = {key: plane for key, plane in self.model.planes(rgb).items() if key in streams}
+        x_hat = {key: stream.x_hat for key, stream in streams.items()}
+        importance = {key: stream.importance for key, stream in streams.items()}
+        if self.recipe.loss.rate_streams != "luma":  # a step of p then costs the same bits in every stream
+            importance = {key: p * self.model.streams[key].rate_weight for key, p in importance.items()}
         terms = multi_loss(x, x_hat, importance, self.model.lmbda(dial), self.recipe.loss)
         row = {name: getattr(terms, name) for name in ("distortion", "rate", "weighted_rate")}
         row["loss"] = terms.total
@@ -140,7 +126,7 @@ class Trainer(Run):
             row[f"distortion_{key}"] = terms.distortion_per_stream[key]
             row[f"importance_{key}"] = stream.importance.mean()
             row[f"open_{key}"] = stream.mask.float().mean()
-            row[f"psnr_{key}"] = (stream.x_hat - planes[key]).square().mean()
+            row[f"psnr_{key}"] = (stream.x_hat - x[key]).square().mean()
             if estimates:
                 row[f"estimated_bpp_{key}"] = stream.estimated_bits.mean() / train.patch_px**2
         # Estimated bits reach the context models alone: they follow the codec and do not move it.
@@ -158,16 +144,17 @@ class Trainer(Run):
     def _prepare_step(self, estimates: bool) -> None:
         """Set learning rates, and which parts learn, by the spent share of the budget."""
         spent, train, stage = self.progress(), self.recipe.train, self.recipe.stage
-        wave = 0.505 + 0.495 * math.cos(math.pi * min(spent, 1.0))
+        wave = 0.505 + 0.495 * math.cos(math.pi * spent)
         rise = min(1.0, (spent + 1e-3) / train.warmup) if train.warmup else 1.0
-        rates = {"decoder": train.lr, "context": train.context_lr}
-        begins = {"importance": stage.importance_from, "encoder": stage.encoder_from}
+        slow = train.lr * stage.encoder_lr
+        plan = {"decoder": (train.lr, True), "context": (train.context_lr, estimates)}
+        plan |= {"importance": (slow, stage.importance_from <= spent)}  # 1 is never: no step has spent all
+        plan |= {"encoder": (slow, stage.encoder_from <= spent)}
         for group in self.optimizer.param_groups:
-            name = group["name"]
-            group["lr"] = rates.get(name, train.lr * stage.encoder_lr) * wave * rise
-            learns = begins.get(name, 0.0) <= spent and begins.get(name, 0.0) < 1
+            rate, learns = plan[group["name"]]
+            group["lr"] = rate * wave * rise
             for parameter in group["params"]:
-                parameter.requires_grad_(estimates if name == "context" else learns)
+                parameter.requires_grad_(learns)
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return this process's patches, dials, and which of them get a uniform map.
@@ -178,15 +165,11 @@ class Trainer(Run):
         rgb = draw_patches(self.store, train.batch, train.patch_px, draws, self.draws["scales"])
         low, high = DIAL_RANGE
         dial = low + (high - low) * torch.rand(train.batch, generator=draws, device=self.device)
-        share = self.recipe.stage.uniform_share
-        chance = (
-            torch.rand(train.batch, generator=draws, device=self.device)
-            if share
-            else dial.new_ones(len(dial))
-        )
+        share, uniform = self.recipe.stage.uniform_share, torch.zeros_like(dial, dtype=torch.bool)
+        if share:
+            uniform = torch.rand(train.batch, generator=draws, device=self.device) < share
         own = slice(self.fabric.global_rank, None, self.fabric.world_size)
-        rgb, dial, uniform = rgb[own], dial[own], (chance < share)[own]
-        return rgb.contiguous(memory_format=torch.channels_last), dial, uniform
+        return rgb[own].contiguous(memory_format=torch.channels_last), dial[own], uniform[own]
 
     def _reduce_and_clip(self) -> Tensor:
         """Average gradients over processes; clip codec and context models apart; return the codec's norm."""

@@ -115,7 +115,7 @@ def test_a_run_that_was_killed_and_then_terminated_goes_on_to_the_same_end(mcml,
     assert not (run / "model").exists()
 
     second = start(same)
-    log = training_run.log_file(run)
+    log = run / training_run.LOG
     wait_for(second, lambda: int(rows_of(log)[-1]["step"] or 0) > killed_at + 5)
     second.terminate()
     said = second.communicate(timeout=60)[1]

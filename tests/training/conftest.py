@@ -16,15 +16,10 @@ def store(astronaut):
 
 
 @pytest.fixture(scope="session")
-def all_free():
-    """Six steps in which every part learns."""
-    return tiny_recipe(**{"stage.encoder_from": 0.0})
-
-
-@pytest.fixture(scope="session")
-def whole(store, all_free, tmp_path_factory):
-    """That recipe's run, trained through; a row of the log every step."""
-    trainer = Trainer(all_free, store, tmp_path_factory.mktemp("whole"))
+def whole(store, tmp_path_factory):
+    """A run of six steps in which every part learns, trained through; a row of the log every step."""
+    recipe = tiny_recipe(**{"stage.encoder_from": 0.0})
+    trainer = Trainer(recipe, store, tmp_path_factory.mktemp("whole"))
     assert trainer.fit(log_every=1) == "finished"
     return trainer
 

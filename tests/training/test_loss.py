@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -17,24 +18,17 @@ PLAIN = LossConfig()
 LMBDA = torch.tensor([0.5, 2.0, 7.0], dtype=torch.float64)
 
 
+def drawing():
+    """What draws float64 tensors of a shape, the same ones each time."""
+    return partial(torch.rand, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
 def planes(streams=THREE):
     """Planes, decodes that stray beyond 0..1, and importance maps at stride 8."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        return torch.rand(shape, generator=generator, dtype=torch.float64)
-
-    shapes = {s: (BATCH, 3 if s == "RGB" else 1, HEIGHT, WIDTH) for s in streams}
-    x = {s: draw(*shape) for s, shape in shapes.items()}
-    x_hat = {s: (1.4 * draw(*shape) - 0.2).requires_grad_() for s, shape in shapes.items()}
+    draw, shapes = drawing(), {s: (BATCH, 3 if s == "RGB" else 1, HEIGHT, WIDTH) for s in streams}
+    x = {s: draw(shape) for s, shape in shapes.items()}
+    x_hat = {s: 1.4 * draw(shape) - 0.2 for s, shape in shapes.items()}
     return x, x_hat, {s: draw(BATCH, 1, HEIGHT // 8, WIDTH // 8) for s in streams}
-
-
-def number(scalar):
-    return scalar.detach().item()
-
-
-# --------------------------------------------------------------------------- values and slopes
 
 
 @pytest.mark.parametrize("distortion, power", [("l1", 1), ("l2", 2)])
@@ -52,7 +46,7 @@ def test_total_is_the_posters_sum_over_images_pixels_and_positions(distortion, p
             poster += poster_lmbda * sum(p[s][b].flatten().tolist())
     lmbda = poster_lmbda * 255**power / 64 / channels
     got = multi_loss(x, x_hat, p, lmbda, LossConfig(distortion=distortion, gamma=gamma))
-    assert number(got.total) == pytest.approx(poster * 255**power / pixels / BATCH / channels, rel=1e-12)
+    assert float(got.total) == pytest.approx(poster * 255**power / pixels / BATCH / channels, rel=1e-12)
 
 
 @pytest.mark.parametrize("distortion", ["l1", "l2"])
@@ -61,9 +55,8 @@ def test_total_is_the_posters_sum_over_images_pixels_and_positions(distortion, p
 def test_every_term_is_the_mean_that_its_name_says(distortion, rate_streams, gamma):
     x, x_hat, p = planes()
     p["Y"] = torch.full((BATCH, 1, 4, 6), 0.25, dtype=torch.float64)  # at another stride
-    got = multi_loss(
-        x, x_hat, p, LMBDA, LossConfig(distortion=distortion, gamma=gamma, rate_streams=rate_streams)
-    )
+    config = LossConfig(distortion=distortion, gamma=gamma, rate_streams=rate_streams)
+    got = multi_loss(x, x_hat, p, LMBDA, config)
     errors = {s: 255 * (x[s] - x_hat[s]) for s in THREE}
     means = {s: (e.abs() if distortion == "l1" else e**2).flatten(1).mean(1) for s, e in errors.items()}
     rate = sum(p[s].flatten(1).mean(1) for s in (THREE if rate_streams == "all" else ("Y",)))
@@ -74,20 +67,14 @@ def test_every_term_is_the_mean_that_its_name_says(distortion, rate_streams, gam
         torch.testing.assert_close(getattr(got, name), value, msg=name)
     for s in THREE:  # unweighted, whether they cost or not
         torch.testing.assert_close(got.distortion_per_stream[s], means[s].mean())
-        torch.testing.assert_close(got.rate_per_stream[s], p[s].mean())
 
 
 @pytest.mark.parametrize("distortion", ["l1", "l2"])
 @pytest.mark.parametrize("rate_streams", ["all", "luma"])
 def test_slopes_agree_with_finite_differences(distortion, rate_streams):
     config = LossConfig(distortion=distortion, gamma=0.6, rate_streams=rate_streams)
-    draws = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        return torch.rand(shape, dtype=torch.float64, generator=draws)
-
+    draw, lmbda = drawing(), torch.tensor([3.0, 40.0], dtype=torch.float64)
     x = {s: draw(2, 1, 2, 2) for s in THREE}
-    lmbda = torch.tensor([3.0, 40.0], dtype=torch.float64)
 
     def total(y, cb, cr, p_y, p_cb):
         x_hat = dict(zip(THREE, (y, cb, cr), strict=True))
@@ -104,16 +91,16 @@ def test_half_precision_planes_and_maps_are_averaged_in_float32():
     wide = [{s: t.double() for s, t in group.items()} for group in half]
     got, expected = multi_loss(*half, 3.0, PLAIN), multi_loss(*wide, 3.0, PLAIN)
     assert got.total.dtype == torch.float32 and expected.total.dtype == torch.float64
-    assert number(got.total) == pytest.approx(number(expected.total), rel=1e-6)
+    assert float(got.total) == pytest.approx(float(expected.total), rel=1e-6)
 
 
 def test_one_lmbda_is_the_same_for_every_sample_whatever_it_is_given_as():
     x, x_hat, p = planes()
     forms = (2.5, torch.tensor(2.5, dtype=torch.float64), torch.full((BATCH,), 2.5, dtype=torch.float64))
-    totals = [number(multi_loss(x, x_hat, p, lmbda, PLAIN).total) for lmbda in forms]
+    totals = [float(multi_loss(x, x_hat, p, lmbda, PLAIN).total) for lmbda in forms]
     assert totals == pytest.approx([totals[0]] * 3, rel=1e-14)
     plain = multi_loss(x, x_hat, p, 0, PLAIN)
-    assert totals[0] == pytest.approx(number(plain.total + 2.5 * plain.rate), rel=1e-12)
+    assert totals[0] == pytest.approx(float(plain.total + 2.5 * plain.rate), rel=1e-12)
 
 
 def test_rgb_counts_as_luma():
@@ -125,12 +112,11 @@ def test_rgb_counts_as_luma():
 @pytest.mark.parametrize("maps", [("Cb", "Cr"), ()])
 def test_without_a_map_that_costs_the_rate_is_0_and_the_distortion_trains(maps):
     x, x_hat, p = planes(("Cb", "Cr"))
+    x_hat = {s: plane.requires_grad_() for s, plane in x_hat.items()}
     got = multi_loss(x, x_hat, {s: p[s] for s in maps}, LMBDA, LossConfig(rate_streams="luma"))
     assert got.rate == got.weighted_rate == 0
     assert got.total == got.distortion > 0
-    for s in ("Cb", "Cr"):
-        assert torch.autograd.grad(got.total, x_hat[s], retain_graph=True)[0].abs().min() > 0
-    assert set(got.rate_per_stream) == set(maps)
+    assert all(slope.abs().min() > 0 for slope in torch.autograd.grad(got.total, x_hat.values()))
 
 
 def test_a_frozen_streams_map_counts_without_its_planes():
@@ -140,44 +126,30 @@ def test_a_frozen_streams_map_counts_without_its_planes():
     assert set(got.distortion_per_stream) == {"Cb", "Cr"}
 
 
-# ---------------------------------------------------------------------------------- errors
+zeros = torch.zeros
+Y, P = zeros(2, 1, 8, 8), zeros(2, 1, 1, 1)
+FAULTS = [
+    ({"Y": Y, "Cb": Y}, {"Y": Y}, {}, 1.0, "x has streams ['Cb', 'Y'], x_hat ['Y']"),
+    ({}, {}, {}, 1.0, "at least one"),
+    ({"cb": Y}, {"cb": Y}, {}, 1.0, "unknown stream 'cb': did you mean 'Cb'?"),
+    ({"Y": Y}, {"Y": zeros(2, 1, 8, 9)}, {}, 1.0, "x_hat['Y'] of shape (2, 1, 8, 9)"),
+    ({"Y": Y, "Cb": Y[:1]}, {"Y": Y, "Cb": Y[:1]}, {}, 1.0, "x['Cb'] of shape (1, 1, 8, 8)"),
+    ({"RGB": Y}, {"RGB": Y}, {}, 1.0, "x['RGB'] of shape (2, 1, 8, 8), torch.float32: expected (2, 3, H, W)"),
+    ({"Y": Y[0]}, {"Y": Y[0]}, {}, 1.0, "x['Y'] of shape (1, 8, 8)"),
+    ({"Y": Y[..., :0]}, {"Y": Y[..., :0]}, {}, 1.0, "not empty"),
+    ({"Y": Y.byte()}, {"Y": Y}, {}, 1.0, "x['Y'] of shape (2, 1, 8, 8), torch.uint8"),
+    ({"Y": Y}, {"Y": Y}, {"Z": P}, 1.0, "unknown stream 'Z'"),
+    ({"Y": Y}, {"Y": Y}, {"Y": P[:1]}, 1.0, "importance['Y'] of shape (1, 1, 1, 1)"),
+    ({"Y": Y}, {"Y": Y}, {"Y": P[:, 0]}, 1.0, "importance['Y'] of shape (2, 1, 1)"),
+    ({"Y": Y}, {"Y": Y}, {"Cb": zeros(2, 3, 1, 1)}, 1.0, "importance['Cb'] of shape (2, 3, 1, 1)"),
+    ({"Y": Y}, {"Y": Y}, {"Y": P}, zeros(3), "lmbda of shape (3,): expected (2,)"),
+    ({"Y": Y}, {"Y": Y}, {"Y": P}, zeros(2, 1), "lmbda of shape (2, 1)"),
+    ({"Y": Y}, {"Y": Y}, {"Y": P}, -1.0, "lmbda is -1.0"),
+    ({"Y": Y}, {"Y": Y}, {"Y": P}, math.inf, "lmbda is inf"),
+]
 
 
-def zeros(*shape):
-    return torch.zeros(shape)
-
-
-Y, P, LONG = zeros(2, 1, 8, 8), zeros(2, 1, 1, 1), zeros(2, 1, 8, 9)
-
-
-@pytest.mark.parametrize(
-    "x, x_hat, p, lmbda, message",
-    [
-        ({"Y": Y, "Cb": Y}, {"Y": Y}, {}, 1.0, "x has streams ['Cb', 'Y'], x_hat ['Y']"),
-        ({}, {}, {}, 1.0, "at least one"),
-        ({"cb": Y}, {"cb": Y}, {}, 1.0, "unknown stream 'cb': did you mean 'Cb'?"),
-        ({"Y": Y}, {"Y": LONG}, {}, 1.0, "x_hat['Y'] of shape (2, 1, 8, 9)"),
-        ({"Y": Y, "Cb": Y[:1]}, {"Y": Y, "Cb": Y[:1]}, {}, 1.0, "x['Cb'] of shape (1, 1, 8, 8)"),
-        (
-            {"RGB": Y},
-            {"RGB": Y},
-            {},
-            1.0,
-            "x['RGB'] of shape (2, 1, 8, 8), torch.float32: expected (2, 3, H, W)",
-        ),
-        ({"Y": Y[0]}, {"Y": Y[0]}, {}, 1.0, "x['Y'] of shape (1, 8, 8)"),
-        ({"Y": Y[..., :0]}, {"Y": Y[..., :0]}, {}, 1.0, "not empty"),
-        ({"Y": Y.byte()}, {"Y": Y}, {}, 1.0, "x['Y'] of shape (2, 1, 8, 8), torch.uint8"),
-        ({"Y": Y}, {"Y": Y}, {"Z": P}, 1.0, "unknown stream 'Z'"),
-        ({"Y": Y}, {"Y": Y}, {"Y": P[:1]}, 1.0, "importance['Y'] of shape (1, 1, 1, 1)"),
-        ({"Y": Y}, {"Y": Y}, {"Y": P[:, 0]}, 1.0, "importance['Y'] of shape (2, 1, 1)"),
-        ({"Y": Y}, {"Y": Y}, {"Cb": zeros(2, 3, 1, 1)}, 1.0, "importance['Cb'] of shape (2, 3, 1, 1)"),
-        ({"Y": Y}, {"Y": Y}, {"Y": P}, zeros(3), "lmbda of shape (3,): expected (2,)"),
-        ({"Y": Y}, {"Y": Y}, {"Y": P}, zeros(2, 1), "lmbda of shape (2, 1)"),
-        ({"Y": Y}, {"Y": Y}, {"Y": P}, -1.0, "lmbda is -1.0"),
-        ({"Y": Y}, {"Y": Y}, {"Y": P}, math.inf, "lmbda is inf"),
-    ],
-)
+@pytest.mark.parametrize("x, x_hat, p, lmbda, message", FAULTS, ids=[fault[-1] for fault in FAULTS])
 def test_what_does_not_fit_is_named(x, x_hat, p, lmbda, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         multi_loss(x, x_hat, p, lmbda, PLAIN)
