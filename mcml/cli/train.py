@@ -224,7 +224,7 @@ def train_entropy(options: argparse.Namespace) -> None:
 
 
 def info(options: argparse.Namespace) -> None:
-    """Print a variant's layout, parameters and MACs per pixel.
+    """Print a variant's settings, parameters and MACs per pixel.
 
     mcml info --variant fusion --profile cpu
     """

@@ -168,6 +168,7 @@ class TrainConfig(Settings):
     clip: float = number(1.0, 1e-9, 1e9)  # largest norm of the codec's gradient, and of the context models'
     ema: float = number(0.998, 0, 0.99999)  # decay of the averaged weights, which are what is released
     precision: str = word("32", "bf16")  # "bf16": autocast with float32 master weights
+    compile: bool = False  # torch.compile on a GPU, where it is worth its minutes; a CPU leaves it
     context_every: int = number(4, 1, 1000)  # steps between two of the context models
     seed: int = number(0, 0, 2**31)
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from mcml.base.errors import DataError, McmlError, UsageError
 from mcml.base.files import atomic_write, check_writable, to_csv
+from mcml.model.validate import psnr
 from mcml.model.weights import FILE_LIMIT_BYTES, load_into, new_folder
 
 Report = Callable[[Mapping[str, Any]], None]  # what is called with each row of the log
@@ -261,7 +262,7 @@ class Run:
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_s": self.batch * len(steps) / seconds}
         for name in self.columns:
             value = figures.get(name, math.nan)
-            row[name] = -10 * math.log10(max(value, 1e-12)) if name.startswith("psnr_") else value
+            row[name] = psnr(torch.tensor(value).sqrt()) if name.startswith("psnr_") else value
         self.rows.append(row)
         if self.fabric.is_global_zero and self.run_dir is not None:
             atomic_write(self.run_dir / LOG, to_csv(self.rows))

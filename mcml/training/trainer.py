@@ -70,6 +70,8 @@ class Trainer(Run):
         self.draws = {name: generator.manual_seed(train.seed) for name, generator in draws.items()}
         self.model = build(recipe.model, train.seed).to(self.device, memory_format=torch.channels_last)
         self.learner, self.averaged = self.model, copy.deepcopy(self.model).requires_grad_(False)
+        compiled = train.compile and self.device.type == "cuda"
+        self.forward = torch.compile(self.model) if compiled else self.model  # the same weights
         self.parts = self._parts()
         groups = [{"params": params, "name": name, "lr": 0.0} for name, params in self.parts.items()]
         self.optimizer = torch.optim.Adam(groups, foreach=True)
@@ -112,7 +114,7 @@ class Trainer(Run):
         self._prepare_step(estimates)
         rgb, dial, uniform = self._draw()
         with self.fabric.autocast():
-            output = self.model(rgb, dial, decode=self.trained, estimate=estimates, uniform=uniform)
+            output = self.forward(rgb, dial, decode=self.trained, estimate=estimates, uniform=uniform)
         streams = {key: output.streams[key] for key in self.trained}
         x = {key: plane for key, plane in self.model.planes(rgb).items() if key in streams}
         x_hat = {key: stream.x_hat for key, stream in streams.items()}
