@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from mcml.base import STRIDE
 from mcml.model.model import Model
@@ -21,12 +20,12 @@ GRID = 8  # positions a side of the code that is counted
 def part_costs(config: ModelConfig) -> list[dict[str, Any]]:
     """Count each part of a variant without allocating anything (torch's meta device).
 
-    The context models estimate rates; they are listed, and are no part of the codec's cost.
-
     Returns:
-        Rows of stream, part, parameters, macs_per_pixel (of the whole image, multiply and
-        add counted as one), forward pass only.
+        Rows of stream, part (the context models, which estimate rates, too), parameters, macs_per_pixel
+        (forward, of the whole image; multiply and add are one).
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     with torch.device("meta"):
         model = Model(config)
         level = torch.zeros(1, GRID, GRID, dtype=torch.int64)
@@ -44,21 +43,12 @@ def part_costs(config: ModelConfig) -> list[dict[str, Any]]:
         for part, given in inputs.items():
             module = getattr(stream, part)
             if module is not None:
-                macs = _macs(module, *given)
+                with FlopCounterMode(display=False) as counter, torch.no_grad():
+                    module(*given)
                 count = sum(p.numel() for p in module.parameters())
-                rows.append({
-                    "stream": key, "part": part, "parameters": count,
-                    "macs_per_pixel": macs / (GRID * STRIDE) ** 2,
-                })  # fmt: skip
+                macs = counter.get_total_flops() / 2 / (GRID * STRIDE) ** 2
+                rows.append({"stream": key, "part": part, "parameters": count, "macs_per_pixel": macs})
     return rows
-
-
-def _macs(module: nn.Module, *inputs: Tensor | None) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*inputs)
-    return counter.get_total_flops() / 2
 
 
 def codec_cost(config: ModelConfig) -> tuple[int, float]:

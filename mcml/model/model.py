@@ -23,26 +23,15 @@ from mcml.model.settings import ModelConfig, StreamConfig
 
 
 class StreamOutput(NamedTuple):
-    """What one stream sends and shows; h = H/8, w = W/8, H and W after padding.
+    """What one stream sends and shows; h = H/8, w = W/8, H and W after padding."""
 
-    Attributes:
-        x_hat: (B, C, H, W) reconstruction in the plane's unit, about [-0.5, 0.5], or None where
-            only the code was asked for. Cropped to the input's size.
-        bits: (B, n, h, w) in {0, 1}.
-        importance: (B, 1, h, w) p in (0, 1); in every position the dial's where the map is uniform.
-        level: (B, h, w) int64, Q in 0..L-1.
-        mask: (B, n, h, w) in {0, 1}.
-        code: (B, n, h, w) masked bits in {-1, 0, +1}.
-        estimated_bits: (B,) of an ideal coder with the stream's own context model.
-    """
-
-    x_hat: Tensor | None
-    bits: Tensor
-    importance: Tensor
-    level: Tensor
-    mask: Tensor
-    code: Tensor
-    estimated_bits: Tensor
+    x_hat: Tensor | None  # (B, C, H, W) of the input's size, about [-0.5, 0.5]; None if not asked for
+    bits: Tensor  # (B, n, h, w) in {0, 1}
+    importance: Tensor  # (B, 1, h, w) p in (0, 1); the dial's in every position where the map is uniform
+    level: Tensor  # (B, h, w) int64, Q in 0..L-1
+    mask: Tensor  # (B, n, h, w) in {0, 1}
+    code: Tensor  # (B, n, h, w) masked bits in {-1, 0, +1}
+    estimated_bits: Tensor  # (B,) of an ideal coder with the stream's own context model
 
 
 class ModelOutput(NamedTuple):
@@ -212,10 +201,7 @@ def build(config: ModelConfig, seed: int = 0) -> Model:
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
-    """Extend (B, C, H, W) at right and bottom by reflection; return it and the old (H, W).
-
-    Reflection goes back and forth where a side is shorter than the padding, down to 1 x 1.
-    """
+    """Extend (B, C, H, W) at right and bottom by reflection, to and fro if need be; also return (H, W)."""
     height, width = x.shape[-2:]
     for axis, side in ((-2, height), (-1, width)):
         wanted = -(-side // multiple) * multiple

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import cache
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +78,14 @@ def entropy_tensors(folder: Path) -> dict[str, np.ndarray]:
         path = folder.parent / shared / ENTROPY
         if not path.exists():
             raise DataError(f"{folder}: shares the entropy coder of {shared}, which is not beside it")
-    return dict(_read(path, path.stat().st_mtime_ns)) if path.exists() else {}
+    return read_tensors(path, "numpy") if path.exists() else {}
 
 
-@cache
-def _read(path: Path, _: int) -> dict[str, np.ndarray]:
+def read_tensors(path: Path, framework: str) -> dict[str, Any]:
+    """Return a safetensors file's tensors, of "numpy" or "torch"; `DataError` if it cannot be read."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        return import_module(f"safetensors.{framework}").load_file(path)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: not a whole safetensors file ({error})") from error

@@ -65,10 +65,7 @@ class Encoder(nn.Module):
         self.code = nn.Conv2d(width, code_channels, 1)
 
     def forward(self, plane: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (B, C, H, W) in [-0.5, 0.5] to features F and e = sigmoid(conv(F)) in (0, 1).
-
-        F is (B, width, H/8, W/8), e is (B, n, H/8, W/8).
-        """
+        """Map (B, C, H, W) in [-0.5, 0.5] to features (B, width, h, w) and e (B, n, h, w) in (0, 1)."""
         features = self.trunk(self.stem(plane))
         return features, torch.sigmoid(self.code(features).float())
 
@@ -118,12 +115,7 @@ class Decoder(nn.Module):
         self.shuffle = nn.PixelShuffle(STRIDE)  # depth to space
 
     def forward(self, code: Tensor, luma: Tensor | None = None) -> Tensor:
-        """Decode to (B, C, 8 h, 8 w), about [-0.5, 0.5], unclipped.
-
-        Args:
-            code: (B, n, h, w) in {-1, 0, +1}, from `quantization.masked_bits`.
-            luma: not used; a fusion decoder's.
-        """
+        """Map `masked_bits` (B, n, h, w) to (B, C, 8 h, 8 w), about [-0.5, 0.5]; luma's are not looked at."""
         return self.synthesis(self.entry(code))
 
     def synthesis(self, x: Tensor) -> Tensor:
@@ -145,10 +137,5 @@ class FusionDecoder(Decoder):
         self.luma = Entry(luma, width)
 
     def forward(self, code: Tensor, luma: Tensor) -> Tensor:
-        """Decode to (B, C, 8 h, 8 w), about [-0.5, 0.5], unclipped.
-
-        Args:
-            code: (B, n, h, w) in {-1, 0, +1}, the colour stream's masked bits.
-            luma: (B, luma, h, w), luma's.
-        """
+        """Map a colour's masked bits (B, n, h, w) and luma's (B, luma, h, w) to (B, C, 8 h, 8 w)."""
         return self.synthesis(self.entry(code) + self.luma(luma))

@@ -1,7 +1,7 @@
 """The compression module: binarizer, importance quantiser and nested mask (Li et al. 2018).
 
-All three are step functions: each has its value in the forward pass and a surrogate
-gradient in the backward pass, stated in its docstring and held by a test.
+All three are step functions: each has its value in the forward pass and a surrogate gradient in the
+backward pass, stated in its docstring and held by a test.
 """
 
 from __future__ import annotations
@@ -36,12 +36,7 @@ def binarize(e: Tensor) -> Tensor:
 
 
 def importance_levels(p: Tensor, levels: int) -> Tensor:
-    """Quantise an importance map in [0, 1]: Q = floor(L p), int64 in 0..L-1; no gradient passes.
-
-    1 itself belongs to the last level.
-    """
-    if levels < 2:
-        raise UsageError(f"importance levels: expected at least 2, got {levels}")
+    """Quantise an importance map in [0, 1]: Q = floor(L p), of 1 itself L - 1, int64; no gradient passes."""
     return (p.detach().float() * levels).floor().clamp(0, levels - 1).long()
 
 
@@ -69,26 +64,16 @@ class _NestedMask(torch.autograd.Function):
 def nested_mask(p: Tensor, groups: Tensor, levels: int) -> Tensor:
     """Open the first Q = floor(L p) groups of the code at each position.
 
-    Unlike Li et al. 2018 as printed, n = G (L - 1), so the last group can open and a
-    flat position may send nothing (their released model opens Q + 1 groups: at least one).
+    From p (B, 1, H, W) in [0, 1] and the groups (n,) of `channel_groups`, L - 1 of them, to a mask
+    (B, n, H, W) of p's dtype in {0, 1}, non-increasing along the groups.
 
-    Gradient: theirs is dm_k/dp = L where L p - 1 <= ceil(k L / n) < L p + 2, else 0: a
-    window of three levels near the step of m_k. Its sign, height L and width are kept; it
-    is centred on the step of this form: dm_k/dp = L where |L p - s_k| <= 1.5, with s_k the
-    group of channel k.
+    Unlike Li et al. 2018 as printed, n = G (L - 1), so the last group can open and a smooth position
+    may send nothing (their released model opens Q + 1 groups: at least one).
 
-    Args:
-        p: (B, 1, H, W) in [0, 1].
-        groups: (n,) from `channel_groups`: L - 1 groups.
-        levels: L.
-
-    Returns:
-        (B, n, H, W) of p's dtype, in {0, 1}, non-increasing along the groups.
+    Gradient: theirs is dm_k/dp = L where L p - 1 <= ceil(k L / n) < L p + 2, else 0: a window of three
+    levels near the step of m_k. Sign, height L and width are kept; it is centred on the step of this
+    form: dm_k/dp = L where |L p - s_k| <= 1.5, with s_k the group of channel k.
     """
-    if groups.device.type == "cpu" and int(groups.max()) != levels - 1:  # on a GPU this would wait for it
-        raise UsageError(
-            f"{levels} importance levels need {levels - 1} groups of bits, got {int(groups.max())}"
-        )
     return _NestedMask.apply(p, groups.to(p.device).view(1, -1, 1, 1), levels)
 
 

@@ -18,10 +18,9 @@ BITS_PER_NAT = 1 / math.log(2)
 class BitModel(nn.Module):
     """Log-odds of each bit, linear in the bits before it.
 
-    Order: bit by bit of the nested code, each in two checkerboard passes. Context of bit k
-    at a position: bits before k there, the eight neighbours' bits of earlier groups, in
-    the second pass the four neighbours' bit k, the importance level, and for a colour
-    stream luma's bits there.
+    Order: bit by bit of the nested code, each in two checkerboard passes. Context of bit k at a position:
+    bits before k there, the eight neighbours' bits of earlier groups, in the second pass the four
+    neighbours' bit k, the importance level, and for a colour stream luma's bits there.
     """
 
     def __init__(self, groups: Tensor, levels: int, context_channels: int = 0) -> None:
@@ -47,10 +46,8 @@ class BitModel(nn.Module):
     def forward(self, code: Tensor, level: Tensor, other: Tensor | None = None) -> Tensor:
         """Return log-odds of a one, (B, n, h, w).
 
-        Args:
-            code: (B, n, h, w) masked bits in {-1, 0, +1}.
-            level: (B, h, w) int64 importance levels.
-            other: (B, context_channels, h, w) masked bits of streams decoded before.
+        From masked bits (B, n, h, w) in {-1, 0, +1}, importance levels (B, h, w) int64 and, in `other`,
+        the masked bits (B, context_channels, h, w) of streams decoded before.
         """
         logits = functional.conv2d(code, self.causal.weight * self.causal_mask, self.causal.bias, padding=1)
         up, left, right, down = (tap[:, None, None] for tap in self.beside.to(logits.dtype).unbind(1))
@@ -65,8 +62,8 @@ class BitModel(nn.Module):
 class LevelModel(nn.Module):
     """Log-odds of each importance level: a sum of tables over four neighbours known before.
 
-    Left, above, above left and above right are known in waves that move down one row for
-    every two columns, so a coder needs w + 2 h passes.
+    Left, above, above left and above right are known in waves that move down one row for every two
+    columns, so a coder needs w + 2 h passes.
     """
 
     NEIGHBOURS = ((1, 0), (0, 1), (0, 0), (0, 2))  # rows and columns of the window that ends at a position

@@ -22,12 +22,7 @@ VARIANTS = {
     "fusion": "Y, Cb and Cr, the colour decoders borrowing luma: the poster",
     "rgb": "one network on R, G and B together, with the same compression module: [7]'s idea",
 }
-STREAMS = {
-    "luma": ("Y",),
-    "independent": ("Y", "Cb", "Cr"),
-    "fusion": ("Y", "Cb", "Cr"),
-    "rgb": ("RGB",),
-}
+STREAMS = {"luma": ("Y",), "independent": ("Y", "Cb", "Cr"), "fusion": ("Y", "Cb", "Cr"), "rgb": ("RGB",)}
 DIAL_RANGE = (-3.0, 3.0)  # of the dial b (model.py) that the networks are trained for
 
 
@@ -64,27 +59,23 @@ class Settings:
         """Return nested plain values for a file; `changed` of the defaults inverts it."""
         return asdict(self)  # type: ignore[call-overload]
 
-    def changed(self, /, **settings: Any) -> Self:
+    def changed(self, _where: str = "", /, **settings: Any) -> Self:
         """Return a copy with other values, nested or by dotted name: ``changed(**{"train.steps": 5})``."""
-        return self._changed(settings, "")
-
-    def _changed(self, settings: Mapping[str, Any], where: str) -> Self:
-        known = {f"{where}{f.name}": f.name for f in fields(self)}  # type: ignore[arg-type]
+        known = {f"{_where}{f.name}": f.name for f in fields(self)}  # type: ignore[arg-type]
         values: dict[str, Any] = {}
-        tables: dict[str, dict[str, Any]] = {}
-        for path, value in settings.items():
+        for path, given in settings.items():
             first, _, rest = path.partition(".")
-            name = known[choose("setting", where + first, known)]
-            if not isinstance(getattr(self, name), Settings):
-                if rest or isinstance(value, Mapping):
-                    raise UsageError(f"{where}{name} is one setting: it holds no others")
-                values[name] = value
-            elif rest or isinstance(value, Mapping):
-                tables.setdefault(name, {}).update({rest: value} if rest else value)
-            else:
-                raise UsageError(f"{where}{name} is {value!r}: expected a table of settings")
-        for name, changes in tables.items():
-            values[name] = getattr(self, name)._changed(changes, f"{where}{name}.")
+            name = known[choose("setting", _where + first, known)]
+            is_table = isinstance(getattr(self, name), Settings)
+            value = {rest: given} if rest else given
+            if is_table and not isinstance(value, Mapping):
+                raise UsageError(f"{_where}{name} is {value!r}: expected a table of settings")
+            if not is_table and isinstance(value, Mapping):
+                raise UsageError(f"{_where}{name} is one setting: it holds no others")
+            values[name] = values.get(name, {}) | value if is_table else value
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                values[name] = getattr(self, name).changed(f"{_where}{name}.", **value)
         return replace(self, **values)  # type: ignore[type-var]
 
 
@@ -205,12 +196,8 @@ def dotted(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings by dotted name."""
     values: dict[str, Any] = {}
     for name, value in tables.items():
-        own = dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-        values |= own
+        values |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return values
-
-
-# ------------------------------------------------------------------------------ profiles
 
 
 def profile_folder() -> Path:

@@ -26,9 +26,8 @@ def validate(
     """Encode and decode whole images, (H, W, 3) uint8; means over images of each one's own figures.
 
     Returns:
-        A row a dial: dial, estimated_bpp, estimated_bpp_<stream>, importance_<stream> (mean
-        p), psnr_<stream> of unrounded planes clipped to 0..255, psnr of R, G, B rounded to
-        8 bits (not for the luma variant).
+        A row a dial: dial, estimated_bpp, estimated_bpp_<stream>, importance_<stream> (mean p), psnr_<stream>
+        of unrounded planes clipped to 0..255, psnr of R, G, B rounded to 8 bits (not for the luma variant).
     """
     model.eval()
     rows: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mcml.base.errors import DataError, UsageError
 from mcml.base.files import replace_folder
 from mcml.model.model import Model
-from mcml.model.model_files import ENTROPY, entropy_tensors, model_folder, read_config
+from mcml.model.model_files import ENTROPY, entropy_tensors, model_folder, read_config, read_tensors
 from mcml.model.settings import ModelConfig
 
 MASK = ".mask"  # of a tensor that is mostly zero: a packed bit a value, the first one highest
@@ -48,27 +48,21 @@ def save_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None
 
     parts: list[dict[str, Tensor]] = [{}]
     for key, tensor in tensors.items():
-        if sum(other.nbytes for other in parts[-1].values()) + tensor.nbytes > FILE_LIMIT_BYTES and parts[-1]:
+        if parts[-1] and sum(t.nbytes for t in [tensor, *parts[-1].values()]) > FILE_LIMIT_BYTES:
             parts.append({})
-        parts[-1][key] = tensor.cpu().contiguous()
+        parts[-1][key] = tensor.contiguous()
     for number, part in enumerate(parts):
         (folder / f"{name}-{number}.safetensors").write_bytes(save(part))
 
 
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Read what `save_tensors` wrote; `DataError` if no file is there or one cannot be read."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     files = sorted(folder.glob(f"{name}-*.safetensors"))
     if not files:
         raise DataError(f"{folder}: no {name}-0.safetensors in it")
     tensors: dict[str, Tensor] = {}
     for path in files:
-        try:
-            tensors |= load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{path}: not a whole safetensors file ({error})") from error
+        tensors |= read_tensors(path, "torch")
     return tensors
 
 
@@ -86,7 +80,10 @@ def save_model(
     """
     from safetensors.numpy import save
 
-    tensors = {name: _halved(value) if half else value.cpu() for name, value in model.state_dict().items()}
+    tensors = {name: value.cpu() for name, value in model.state_dict().items()}
+    if half:
+        halves = {name: value.half() for name, value in tensors.items() if value.is_floating_point()}
+        tensors |= {name: value for name, value in halves.items() if value.isfinite().all()}
     content: dict[str, Any] = {"model": model.config.to_dict()}
     if entropy is not None:
         stored = copy.deepcopy(model)
@@ -101,17 +98,9 @@ def save_model(
         (place / "config.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _halved(value: Tensor) -> Tensor:
-    """Return float16, or the tensor itself where that would not hold it; on the CPU."""
-    if value.is_floating_point() and bool(value.half().isfinite().all()):
-        value = value.half()
-    return value.cpu()
-
-
 def _without_zeros(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
     """Keep the other values of tensors that are mostly zero and where they belong; also return the shapes."""
-    dense: dict[str, Tensor] = {}
-    shapes: dict[str, list[int]] = {}
+    dense, shapes = dict[str, Tensor](), dict[str, list[int]]()
     for name, value in tensors.items():
         others = (value != 0) | value.signbit()  # -0 is another
         if 2 * int(others.sum()) >= value.numel():
@@ -125,7 +114,7 @@ def _without_zeros(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
 
 
 def _stored(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors that a folder itself holds, the zeros of those that are mostly zero put back."""
+    """Return the tensors that a folder itself holds, with the zeros that were left out."""
     tensors = load_tensors(folder, "weights")
     for name, shape in read_config(folder).get("zeros", {}).items():
         whole = torch.zeros(shape)

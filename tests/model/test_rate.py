@@ -8,7 +8,7 @@ import torch
 
 from mcml.model.model import build
 from mcml.model.quantization import channel_groups, masked_bits, nested_mask
-from mcml.model.rate import BITS_PER_NAT, BitModel, LevelModel, bits_of, checkerboard
+from mcml.model.rate import BITS_PER_NAT, BitModel, LevelModel, bits_of
 from mcml.model.settings import ModelConfig, StreamConfig
 
 SIZES = (1, 3, 2)
@@ -25,14 +25,13 @@ def seeded(model, seed=0):
     return model
 
 
-def random_code(batch, height, width, sizes=SIZES, seed=1):
+def random_code(batch, sizes=SIZES):
     """Return bits, mask, code and levels of a nested code that nobody designed."""
-    generator = torch.Generator().manual_seed(seed)
-    p = torch.rand(batch, 1, height, width, generator=generator)
-    levels = len(sizes) + 1
-    mask = nested_mask(p, channel_groups(sizes), levels)
+    generator = torch.Generator().manual_seed(1)
+    p = torch.rand(batch, 1, HEIGHT, WIDTH, generator=generator)
+    mask = nested_mask(p, channel_groups(sizes), len(sizes) + 1)
     bits = (torch.rand(mask.shape, generator=generator) < 0.4).float()
-    return bits, mask, masked_bits(bits, mask), (p[:, 0] * levels).long()
+    return bits, mask, masked_bits(bits, mask), (p[:, 0] * (len(sizes) + 1)).long()
 
 
 def inside(i, j, height=HEIGHT, width=WIDTH):
@@ -49,58 +48,25 @@ def context(k, i, j, groups):
     return seen
 
 
-def dependencies(model, code, level, other):
-    """Say on which of the code's bits each logit depends: [(k, i, j, k', i', j')].
-
-    No weight that `seeded` draws is below 1e-5; a fast convolution may leave rounding where there is none.
-    """
-    slope = torch.autograd.functional.jacobian(lambda c: model(c, level, other)[0], code)
-    return slope[:, :, :, 0].abs() > 1e-5
-
-
-def test_the_board_alternates_and_begins_with_the_first_pass():
-    board = checkerboard(3, 4, torch.device("cpu"))
-    assert board.tolist() == [[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
-
-
-def test_a_bit_looks_at_exactly_the_context_that_the_docstring_names():
-    model = seeded(BitModel(channel_groups(SIZES), 4, context_channels=2))
-    _, _, code, level = random_code(1, HEIGHT, WIDTH)
-    slope = dependencies(model, code, level, torch.ones(1, 2, HEIGHT, WIDTH))
-    groups = channel_groups(SIZES).tolist()
+@pytest.mark.parametrize("sizes", [SIZES, (6,), (1,) * 6])
+def test_a_bit_looks_at_exactly_the_context_that_the_docstring_names_and_never_ahead(sizes):
+    """Order: bit by bit of the nested code, each in two checkerboard passes."""
+    model = seeded(BitModel(channel_groups(sizes), len(sizes) + 1, context_channels=2))
+    _, _, code, level = random_code(1, sizes)
+    other, groups = torch.ones(1, 2, HEIGHT, WIDTH), channel_groups(sizes).tolist()
+    slope = torch.autograd.functional.jacobian(lambda c: model(c, level, other)[0], code)[:, :, :, 0]
+    # No weight that `seeded` draws is below 1e-5; a fast convolution may leave rounding where there is none.
+    slope = slope.abs() > 1e-5
     for k, i, j in np.ndindex(len(groups), HEIGHT, WIDTH):
         looked = {tuple(place) for place in slope[k, i, j].nonzero().tolist()}
         assert looked == context(k, i, j, groups), (k, i, j)
-
-
-@pytest.mark.parametrize("sizes", [(6,), SIZES, (1,) * 6])
-def test_no_bit_looks_ahead(sizes):
-    """Order: bit by bit of the nested code, each in two checkerboard passes."""
-    model = seeded(BitModel(channel_groups(sizes), len(sizes) + 1))
-    _, _, code, level = random_code(1, HEIGHT, WIDTH, sizes)
-    slope = dependencies(model, code, level, None)
-    pairs = slope.nonzero().tolist()
-    assert len(pairs) > 100
-    for k, i, j, other, row, column in pairs:
-        assert (other, (row + column) % 2) < (k, (i + j) % 2)
-
-
-def test_a_changed_bit_moves_no_logit_coded_before_it():
-    model = seeded(BitModel(channel_groups(SIZES), 4))
-    _, _, code, level = random_code(1, HEIGHT, WIDTH)
-    before = model(code, level)[0]
-    for k, i, j in np.ndindex(sum(SIZES), HEIGHT, WIDTH):
-        changed = code.clone()
-        changed[0, k, i, j] -= 2
-        moved = ((model(changed, level)[0] - before).abs() > 1e-5).nonzero().tolist()
-        assert moved or k == sum(SIZES) - 1
-        assert all((q, (row + column) % 2) > (k, (i + j) % 2) for q, row, column in moved)
+        assert all((q, (row + column) % 2) < (k, (i + j) % 2) for q, row, column in looked)
 
 
 @torch.no_grad()
 def test_logits_are_the_sum_that_the_docstring_tells():
     model = seeded(BitModel(channel_groups(SIZES), 4, context_channels=2))
-    _, _, code, level = random_code(2, HEIGHT, WIDTH)
+    _, _, code, level = random_code(2)
     other = torch.randn(2, 2, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(5)).sign()
     got = model(code, level, other)
     groups, weight = channel_groups(SIZES).tolist(), model.causal.weight
@@ -118,14 +84,14 @@ def test_logits_are_the_sum_that_the_docstring_tells():
 
 def test_other_groups_give_other_contexts():
     model, fresh = (seeded(BitModel(channel_groups(sizes), 4)) for sizes in ((2, 2, 2), SIZES))
-    _, _, code, level = random_code(1, HEIGHT, WIDTH)
+    _, _, code, level = random_code(1)
     assert not torch.equal(model(code, level), fresh(code, level))
     model.set_groups(channel_groups(SIZES))
     assert torch.equal(model(code, level), fresh(code, level))
 
 
 def test_bits_cost_what_their_odds_say_and_masked_ones_nothing():
-    bits, mask, _, _ = random_code(2, HEIGHT, WIDTH)
+    bits, mask, code, level = random_code(2)
     logits = 3 * torch.randn(bits.shape, generator=torch.Generator().manual_seed(3))
     got = bits_of(logits, bits, mask)
     for b in range(2):
@@ -136,18 +102,14 @@ def test_bits_cost_what_their_odds_say_and_masked_ones_nothing():
                 expected -= math.log2(one if bits[b][where] else 1 - one)
         assert float(got[b]) == pytest.approx(expected, rel=1e-5)
     assert torch.equal(bits_of(logits + 5 * (1 - mask), bits, mask), got)
-    assert bits_of(logits, bits, torch.zeros_like(mask)).tolist() == [0, 0]
-
-
-def test_a_fresh_bit_model_charges_one_bit_for_each_open_bit():
-    bits, mask, code, level = random_code(2, HEIGHT, WIDTH)
-    logits = BitModel(channel_groups(SIZES), 4)(code, level)
-    torch.testing.assert_close(bits_of(logits, bits, mask), mask.sum((1, 2, 3)))
+    fresh = BitModel(channel_groups(SIZES), 4)(code, level)  # charges one bit for each open bit
+    torch.testing.assert_close(bits_of(fresh, bits, mask), mask.sum((1, 2, 3)))
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 4), (4, 1), (4, 5)])
 @torch.no_grad()
 def test_a_level_costs_the_softmax_of_its_four_neighbours_tables(height, width):
+    """They come earlier on waves of two columns a row: left, above, above left, above right."""
     model = seeded(LevelModel(3))
     level = torch.randint(3, (2, height, width), generator=torch.Generator().manual_seed(2))
     got = model(level)
@@ -161,19 +123,6 @@ def test_a_level_costs_the_softmax_of_its_four_neighbours_tables(height, width):
         assert float(got[b, i, j]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_level_looks_at_nothing_to_its_right_or_below_and_wavefronts_can_code_it():
-    """What a level's change moves lies later on a wave of two columns a row, or is itself."""
-    model = seeded(LevelModel(4))
-    level = torch.randint(4, (1, 4, 5), generator=torch.Generator().manual_seed(2))
-    before = model(level)[0]
-    for i, j in np.ndindex(4, 5):
-        changed = level.clone()
-        changed[0, i, j] = (changed[0, i, j] + 1) % 4
-        moved = (model(changed)[0] != before).nonzero().tolist()
-        assert [i, j] in moved
-        assert all(column + 2 * row > j + 2 * i for row, column in moved if [row, column] != [i, j])
-
-
 def test_a_fresh_level_model_prefers_levels_like_the_neighbours():
     flat, rough = torch.full((1, 6, 6), 2), torch.arange(36).view(1, 6, 6) * 3 % 5
     model = LevelModel(5)
@@ -181,11 +130,10 @@ def test_a_fresh_level_model_prefers_levels_like_the_neighbours():
 
 
 def test_a_streams_estimate_is_the_sum_of_its_bits_and_levels():
-    tiny = StreamConfig(width=4, code_channels=6, levels=4, groups=1, blocks=1)
     for importance in ("adaptive", "uniform"):
-        config = StreamConfig(**{**vars(tiny), "importance": importance})
+        config = StreamConfig(width=4, code_channels=6, levels=4, groups=1, blocks=1, importance=importance)
         stream = seeded(build(ModelConfig(variant="luma", luma=config)).streams["Y"])
-        bits, mask, code, level = random_code(2, HEIGHT, WIDTH, (2, 2, 2))
+        bits, mask, code, level = random_code(2, (2, 2, 2))
         expected = bits_of(stream.bit_model(code, level), bits, mask)
         if importance == "adaptive":  # a map that the dial alone decides costs nothing
             expected = expected + stream.level_model(level).sum((1, 2)) / math.log(2)

@@ -9,19 +9,10 @@ from hypothesis import strategies as st
 
 from mcml.base.errors import UsageError
 from mcml.model import settings
-from mcml.model.settings import (
-    VARIANTS,
-    LossConfig,
-    ModelConfig,
-    Recipe,
-    StreamConfig,
-    dotted,
-    load_recipe,
-    training_profiles,
-)
+from mcml.model.settings import VARIANTS, LossConfig, ModelConfig, Recipe, StreamConfig, dotted, load_recipe
 
 
-@pytest.mark.parametrize("profile", training_profiles())
+@pytest.mark.parametrize("profile", settings.training_profiles())
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_profile_loads_for_every_variant_and_survives_a_dictionary(profile, variant):
     recipe = load_recipe(profile, variant)
@@ -32,9 +23,10 @@ def test_every_profile_loads_for_every_variant_and_survives_a_dictionary(profile
 
 
 def test_profiles_are_those_of_the_folder():
-    assert {"quick", "cpu", "gpu"} <= set(training_profiles())
-    assert load_recipe("quick", "luma").model.luma.width < load_recipe("gpu", "luma").model.luma.width
-    assert load_recipe("gpu", "luma").train.steps == 0 < load_recipe("gpu", "luma").train.minutes
+    assert {"quick", "cpu", "gpu"} <= set(settings.training_profiles())
+    quick, gpu = (load_recipe(name, "luma") for name in ("quick", "gpu"))
+    assert quick.model.luma.width < gpu.model.luma.width
+    assert gpu.train.steps == 0 < gpu.train.minutes
 
 
 @pytest.fixture
@@ -91,7 +83,6 @@ def test_settings_are_numbers_or_words(text, name, value):
         ("model.luma.widht=5", "unknown setting 'model.luma.widht': did you mean 'model.luma.width'"),
         ("model.lumma.width=5", "unknown setting 'model.lumma': did you mean 'model.luma'"),
         ("model.variant.width=5", "model.variant is one setting"),
-        ("train.lr.more=5", "train.lr is one setting"),
         ("train.lr={more=5}", "train.lr is one setting"),
         ("model.luma=5", "model.luma is 5: expected a table of settings"),
         ("train.steps=1.5", "steps is 1.5: expected int"),
@@ -100,7 +91,6 @@ def test_settings_are_numbers_or_words(text, name, value):
         ("train.lr=true", "lr is True: expected float"),
         ("train.lr='1'", "lr is '1': expected float"),
         ("train.precision=16", "precision is 16: expected str"),
-        ("model.luma.width=8.0", "width is 8.0: expected int"),
         ("train.precision=bf61", "unknown precision 'bf61': did you mean 'bf16'"),
         ("stage.start=treshold", "unknown start 'treshold': did you mean 'threshold'"),
         ("stage.train=Cb,Cx", "unknown stream 'Cx'"),
@@ -108,6 +98,7 @@ def test_settings_are_numbers_or_words(text, name, value):
         ("loss.rate_streams=chroma", "unknown rate_streams 'chroma'"),
         ("model.luma.importance=unifrom", "did you mean 'uniform'"),
         ("train.steps=-1", "steps is -1: expected 0 to"),
+        ("train.steps=0", "steps and minutes are both 0"),
         ("train.lr=nan", "lr is nan"),
         ("train.lr=inf", "lr is inf"),
         ("loss.gamma=-0.1", "gamma is -0.1"),
@@ -132,20 +123,13 @@ def test_unknown_variants_and_profiles_are_refused():
         load_recipe("quik", "luma")
 
 
-def test_a_run_without_any_budget_is_refused():
-    with pytest.raises(UsageError, match="steps and minutes are both 0"):
-        load_recipe("quick", "luma", ["train.steps=0", "train.minutes=0"])
-
-
 @pytest.mark.parametrize(
     "text, words",
     [
         ("[train\n", "own.toml is not valid TOML"),
         ("[tarin]\nsteps = 1\n", "did you mean 'train'"),
         ("train = 5\n", "train is 5: expected a table"),
-        ("[train]\nstepps = 1\n", "did you mean 'train.steps'"),
         ("[train.steps]\nmany = 1\n", "train.steps is one setting"),
-        ("[model.luma]\nwide = 1\n", "unknown setting 'model.luma.wide'"),
     ],
 )
 def test_a_mistyped_profile_is_refused(profile, text, words):
@@ -159,17 +143,12 @@ def test_a_changed_recipe_leaves_the_first_and_checks_again():
     second = first.changed(**TINY, **{"train.steps": 5})
     assert (second.train.steps, second.model.luma.width, second.model.color.width) == (5, 8, 8)
     assert first == Recipe() and second.changed() == second
-    with pytest.raises(UsageError, match=r"did you mean 'train\.steps'"):
-        first.changed(**{"train.stepps": 5})
     with pytest.raises(AttributeError):
         first.train.steps = 5
 
 
 def test_streams_that_learn_come_in_coding_order():
-    recipe = Recipe().changed(**{"stage.train": " Cr , Y"})
-    assert recipe.trained_streams() == ("Y", "Cr")
-    with pytest.raises(UsageError, match="unknown stream 'Cb'"):
-        Recipe().changed(**{"model.variant": "luma", "stage.train": "Cb"})
+    assert Recipe().changed(**{"stage.train": " Cr , Y"}).trained_streams() == ("Y", "Cr")
 
 
 @pytest.mark.parametrize(
