@@ -6,6 +6,9 @@ RUNS    ?= 1000000
 SECONDS ?= 3600
 # An index or folder of torch's CPU builds, to spare Linux the CUDA libraries: make TORCH_INDEX=...
 TORCH_INDEX ?=
+# What other machines have: torch's kernels for any x86-64, no AVX-512, no AMX; one thread, several
+MACHINES := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	OMP_NUM_THREADS=1 OMP_NUM_THREADS=4
 BIN     := .venv/bin
 READY   := .venv/.ready-$(shell { cat requirements.lock; sed '/^\[tool.pytest/,$$d' pyproject.toml; } | cksum | cut -d' ' -f1)
 
@@ -27,7 +30,11 @@ test-slow: $(READY) ## Run what is too long for every time
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-portable: $(READY) ## Run the tests as CPUs without AMX or AVX-512 would, and on 1 and 4 threads
-	@$(BIN)/python tests/portable.py $(ARGS)
+	@log=$$(mktemp); for machine in $(MACHINES); do \
+	  env $$machine $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" -q $(or $(ARGS),tests) \
+	    >$$log 2>&1 || { failed=1; cat $$log; }; \
+	  printf '%-30s %s\n' $$machine "$$(tail -n 1 $$log)"; \
+	done; rm $$log; exit $${failed:-0}
 
 fuzz: $(READY) ## Feed the decoder a million damaged files (RUNS=, SECONDS=)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import portrait
 from PIL import Image
 
-from mcml import data
 from mcml.cli.main import run
 
 
@@ -35,8 +35,8 @@ def mcml(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def astronaut():
-    """The upper left 160 x 128 of a photograph."""
-    return data.image_set("embedded").read("astronaut")[:128, 60:220].copy()
+    """A part of a photograph, 160 x 128."""
+    return portrait()
 
 
 @pytest.fixture

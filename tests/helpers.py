@@ -5,24 +5,23 @@ from pathlib import Path
 
 from PIL import ImageCms
 
+from mcml import data
 from mcml.base import files
 
 ROOT = files.repo_root()
-TINY = {
-    **{
-        f"model.{stream}.{name}": value
-        for stream in ("luma", "color")
-        for name, value in {"width": 8, "code_channels": 16, "levels": 5, "groups": 1, "blocks": 1}.items()
-    },
-    "train.batch": 4,
-    "train.patch_px": 32,
-    "stage.start": "plain",
-}
+SIZES = {"width": 8, "code_channels": 16, "levels": 5, "groups": 1, "blocks": 1}
+TINY = {f"model.{stream}.{name}": value for stream in ("luma", "color") for name, value in SIZES.items()}
+TINY |= {"train.batch": 4, "train.patch_px": 32, "stage.start": "plain"}
 
 
 def notebooks() -> list[Path]:
     """Return the committed notebooks in order."""
     return sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def portrait():
+    """Return 160 x 128 pixels of a photograph."""
+    return data.image_set("embedded").read("astronaut")[:128, 60:220].copy()
 
 
 def tiny_recipe(variant="luma", **settings):
@@ -36,7 +35,6 @@ def tiny_codec(folder, variant="fusion", steps=2, seed=0, **settings):
     """Write a model with an entropy coder that a second makes, and return its codec."""
     import torch
 
-    from mcml import data
     from mcml.codec.learned import LearnedCodec
     from mcml.data.patches import PatchStore
     from mcml.model import weights
@@ -44,18 +42,16 @@ def tiny_codec(folder, variant="fusion", steps=2, seed=0, **settings):
     from mcml.training.entropy import EntropyTrainer, FrozenBits
     from mcml.training.threshold_start import start
 
-    image = data.image_set("embedded").read("astronaut")[:128, 60:220].copy()
-    patches = PatchStore([image]).sample(48, 64, torch.Generator().manual_seed(seed))
+    patches = PatchStore([portrait()]).sample(48, 64, torch.Generator().manual_seed(seed))
     model = build(tiny_recipe(variant, **settings).model, seed).eval()
     start(model, patches.float() / 255)
     for stream in model.streams.values():
-        if stream.importance is not None:  # which starts flat
-            torch.nn.init.normal_(
-                stream.importance.last.weight, std=2, generator=torch.Generator().manual_seed(seed)
-            )
-    hidden = {"Y": 8, "RGB": 8, "Cb": 4, "Cr": 4}
+        if stream.importance is not None:  # which starts uniform
+            generator = torch.Generator().manual_seed(seed)
+            torch.nn.init.normal_(stream.importance.last.weight, std=2, generator=generator)
+    hidden, bits = {"Y": 8, "RGB": 8, "Cb": 4, "Cr": 4}, FrozenBits(model, [portrait()])
     budget = {"steps": steps, "joint": True, "batch": 2, "side": 8}
-    trainer = EntropyTrainer(model, FrozenBits(model, [image]), hidden=hidden, seed=seed, **budget)
+    trainer = EntropyTrainer(model, bits, hidden=hidden, seed=seed, **budget)
     trainer.fit()
     weights.save_model(model, folder, {}, entropy=trainer.export(4))
     return LearnedCodec(folder)

@@ -10,29 +10,26 @@ import sys
 import tempfile
 from pathlib import Path
 
+import golden_files
 import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
-README_FIGURES = {"artefacts.png": "05_artifact_visualization/zooms.png"}  # docs/figures <- results/quick
 
 
 def execute(path: Path) -> None:
     """Run a notebook with its defaults from its own folder and store outputs, without times."""
     notebook = nbformat.read(path, as_version=4)
+    quiet = ["--IPKernelApp.log_level=40"]
+    place = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(
-        notebook,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-        extra_arguments=["--IPKernelApp.log_level=40"],
+        notebook, kernel_name="python3", resources=place, extra_arguments=quiet, record_timing=False
     )
     client.execute()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
     nbformat.write(notebook, path)
 
 
@@ -45,16 +42,11 @@ def main() -> None:
             if not sys.argv[1:] or path.name.startswith(tuple(sys.argv[1:])):
                 print(f"executing {path.name}", flush=True)
                 execute(path)
-        for name, source in README_FIGURES.items():
-            if (Path(folder) / "quick" / source).exists():
-                (ROOT / "docs" / "figures").mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(Path(folder) / "quick" / source, ROOT / "docs" / "figures" / name)
+        zooms = Path(folder) / "quick" / "05_artifact_visualization" / "zooms.png"
+        if zooms.exists():
+            shutil.copyfile(zooms, ROOT / "docs" / "figures" / "artefacts.png")
     if not sys.argv[1:]:
-        import golden_classical
-        import golden_learned
-
-        golden_classical.main()
-        golden_learned.main()
+        golden_files.main()
 
 
 if __name__ == "__main__":

@@ -9,17 +9,21 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, failed
 from PIL import Image
 
-SHIPPED = shutil.ignore_patterns("__pycache__")
+
+def pip(python, command, *arguments):
+    flags = ("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check")
+    line = [sys.executable, "-m", "pip", "--python", python, command, *flags, *arguments]
+    subprocess.run(list(map(str, line)), check=True)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Build the wheel from a copy, so that nothing is left in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT / "mcml", folder / "source" / "mcml", ignore=SHIPPED)
+    shutil.copytree(ROOT / "mcml", folder / "source/mcml", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
     pip(sys.executable, "wheel", "--no-build-isolation", "--wheel-dir", folder, folder / "source")
@@ -36,32 +40,21 @@ def installed(wheel, tmp_path_factory):
     pip(binaries / "python", "install", wheel)
     # A path inside a .pth file is taken as it stands: .pth files that lie there, as the checkout's, are not.
     (packages,) = folder.rglob("site-packages")
-    (packages / "libraries.pth").write_text(
-        "\n".join({sysconfig.get_path(k) for k in ("purelib", "platlib")})
-    )
+    libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
+    (packages / "libraries.pth").write_text("\n".join(libraries))
     return binaries
-
-
-def pip(python, command, *arguments):
-    flags = ("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check")
-    line = [sys.executable, "-m", "pip", "--python", python, command, *flags, *arguments]
-    subprocess.run(list(map(str, line)), check=True)
 
 
 @pytest.fixture
 def run(installed, tmp_path):
-    """Run a program of the new environment in an empty folder."""
+    """Run a program of the new environment in an empty folder; it is to succeed, or its end is returned."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("MCML_", "PYTHON"))}
 
-    def run(program, *arguments):
-        return subprocess.run(
-            [installed / program, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-            env=own,
-        )
+    def run(program, *arguments, code=0):
+        command = [installed / program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=own)
+        assert done.returncode == code, done.stderr
+        return done
 
     return run
 
@@ -73,17 +66,14 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel):
 
 
 def test_a_picture_is_compressed_and_decoded_in_an_empty_folder(run, tmp_path, astronaut):
-    code = (
-        "import sys; import mcml.lab.output as o; print(o.__file__, o.results_root(), *sys.path, sep=chr(10))"
-    )
+    code = "import sys, mcml.lab.output as o; print(o.__file__, o.results_root(), *sys.path, sep='\\n')"
     file, results, *path = run("python", "-c", code).stdout.splitlines()
     assert str(tmp_path.parent) in file and str(ROOT) not in path
     assert results == str(tmp_path / "results")
     Image.fromarray(astronaut[:64, :72]).save(tmp_path / "photo.png")
     steps = ("compress photo.png --bpp 0.4", "identify photo.mcml", "decompress photo.mcml -o back.png")
     for words in (*steps, "compare photo.png back.png"):
-        done = run("mcml", *words.split())
-        assert done.returncode == 0, done.stderr
+        run("mcml", *words.split())
     assert (tmp_path / "photo.mcml").stat().st_size < 64 * 72 * 0.4 / 8 * 1.05
     error = np.asarray(Image.open(tmp_path / "back.png"), float) - astronaut[:64, :72]
     assert np.sqrt(np.mean(error**2)) < 20  # grey levels: the picture, not just some picture
@@ -92,15 +82,11 @@ def test_a_picture_is_compressed_and_decoded_in_an_empty_folder(run, tmp_path, a
 def test_data_are_listed_and_a_folder_is_evaluated(run, tmp_path, photo_folder):
     assert "here, hash as registered" in run("mcml", "data").stdout
     words = ["--codecs", "webp", "--csv", "table.csv", "--bpp", "0.5", "--workers", "1"]
-    done = run("mcml", "evaluate", "photos", *words)
-    assert done.returncode == 0, done.stderr
+    run("mcml", "evaluate", "photos", *words)
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
 
 
 def test_what_needs_the_notebooks_is_refused_with_a_sentence(run, tmp_path):
-    done = run("mcml", "reproduce")
-    assert done.returncode == 1
-    assert done.stderr == (
-        "mcml: `mcml reproduce` needs the notebooks: clone the repository and run it there\n"
-    )
+    done = run("mcml", "reproduce", code=1)
+    failed(done, 1, "mcml: `mcml reproduce` needs the notebooks: clone the repository and run it there\n")
     assert list(tmp_path.iterdir()) == []

@@ -1,13 +1,12 @@
 """Classical codecs: round trips at any size, the stated settings, bad input, golden sizes."""
 
 import io
-import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 
-import golden_classical
+import golden_files
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,7 +22,7 @@ from mcml.lab.evaluate import evaluate_qualities
 from mcml.metrics import distortion as metrics
 
 ASTRONAUT = astronaut()
-CROP = golden_classical.picture()
+CROP = golden_files.picture()
 every_codec = pytest.mark.parametrize("name", CODECS)
 
 
@@ -243,8 +242,8 @@ def test_jpeg2000_header_that_claims_a_huge_picture_is_refused():
 @every_codec
 def test_bytes_and_psnr_are_the_golden_ones(name):
     """Exact bytes and PSNR within 0.01 dB; JPEG XL and AVIF, which decide by floats, 1 % and 0.1 dB."""
-    golden = json.loads(golden_classical.TABLE.read_text())[name]
-    got = golden_classical.measure(name)
+    golden = golden_files.table("classical")[name]
+    got = golden_files.measure_classical(name)
     rel, db = (0.01, 0.1) if name in ("jpegxl", "avif420", "avif444") else (0, 0.01)
     assert got["quality"] == golden["quality"]
     assert got["bytes"] == pytest.approx(golden["bytes"], rel=rel, abs=0)
@@ -252,7 +251,7 @@ def test_bytes_and_psnr_are_the_golden_ones(name):
 
 
 def test_golden_table_has_every_codec():
-    assert set(json.loads(golden_classical.TABLE.read_text())) == set(CODECS)
+    assert set(golden_files.table("classical")) == set(CODECS)
 
 
 COLUMNS = (

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_learned import FOLDER, QUALITY, measure, table
+from golden_files import FOLDER, QUALITY, measure_learned, table
 from helpers import ROOT
 
 from mcml.base.errors import UnsupportedStreamError
@@ -102,8 +102,8 @@ def test_a_file_of_the_former_release_is_refused_by_the_model_that_it_names():
 @each_model
 def test_metrics_on_embedded_photographs_are_the_golden_ones(name):
     tolerances = {"psnr": 0.02, "ms_ssim": 0.0005, "ciede2000": 0.02}
-    for row in (row for row in table() if row["codec"] == name):
-        now = measure(name, row["image"])
+    for row in (row for row in table("learned") if row["codec"] == name):
+        now = measure_learned(name, row["image"])
         assert now["bytes"] == pytest.approx(row["bytes"], rel=0.002)  # encoders run in float
         for metric, tolerance in tolerances.items():
             assert now[metric] == pytest.approx(row[metric], abs=tolerance)
