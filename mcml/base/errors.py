@@ -41,7 +41,7 @@ class UnsupportedStreamError(DataError):
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
     """Return `name` if it is one of `known`; else raise `UsageError` naming the nearest."""
-    names = sorted(known)
+    names = sorted(set(known))
     if name in names:
         return name
     begin = [known_name for known_name in names if name and known_name.startswith(str(name))]

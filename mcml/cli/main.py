@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import math
 import os
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,7 +20,6 @@ from mcml import __version__
 from mcml.base.errors import McmlError, StoppedError, UsageError, choose
 
 ABOUT = "Multi-channel multi-loss image compression: colour metrics, codecs, networks, notebooks."
-BAR = 20  # characters of the progress bar
 
 
 def main() -> NoReturn:
@@ -35,11 +34,7 @@ def main() -> NoReturn:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command line and return its exit code.
-
-    Returns:
-        0, 1 for a mistake in the data, 2 for one in the command, 130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """Run a command line; return 0, 1 for bad data, 2 for bad words, 130 after Ctrl-C, 143 after SIGTERM."""
     debug, words = "--debug" in words, [word for word in words if word != "--debug"]
     whole = parser()
     commands = whole.get_default("commands")
@@ -47,11 +42,11 @@ def run(words: Sequence[str]) -> int:
         if not words or words[0].startswith("-"):
             whole.parse_args(words or ["--help"])  # ends here: --help, --version or a mistake
         command = commands[choose("command", words[0], commands)]
-        options = command.parse_intermixed_args(words[1:])  # options may stand between files
-        options.debug = debug
-        code = options.run(options)
+        options = argparse.Namespace(debug=debug, failed=False)
+        command.parse_intermixed_args(words[1:], options)  # options may stand between files
+        options.run(options)
         sys.stdout.flush()
-        return code or 0
+        return int(options.failed)
     except (McmlError, StoppedError) as error:
         tell(error, debug)
         return error.exit_code
@@ -63,8 +58,8 @@ def run(words: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        fault = f"a fault of mcml itself, {type(error).__name__}: {error}"
-        print(f"mcml: {fault} (--debug shows where)", file=sys.stderr)
+        fault = f"{type(error).__name__}: {error}"
+        print(f"mcml: a fault of mcml itself, {fault} (--debug shows where)", file=sys.stderr)
         return 1
 
 
@@ -90,11 +85,10 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; `{self.prog} --help` tells more")
 
 
-def add_command(commands: Any, run: Callable[[argparse.Namespace], int | None]) -> Callable[..., Any]:
+def add_command(commands: Any, run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
     """Declare a command by its function, and return what adds its options.
 
-    The function is named like the command and may return an exit code; its docstring is the help: a
-    sentence, and after an empty line examples.
+    The function is named like the command; its docstring is the help: a sentence, then examples.
     """
     about, _, examples = inspect.getdoc(run).partition("\n\n")
     command = commands.add_parser(
@@ -107,17 +101,14 @@ def add_command(commands: Any, run: Callable[[argparse.Namespace], int | None]) 
 
 def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], Any]:
     """Return the type of an option that is a number from `low` to `high`."""
-    limits = f"from {low:g}" + (f" to {high:g}" if high < math.inf else "")
 
     def parse(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {what} {limits}, not '{text}'")
-        return value
+        with contextlib.suppress(ValueError):
+            if low <= (value := kind(text)) <= high:
+                return value
+        what = f"{'a whole number' if kind is int else 'a number'} from {low:g}"
+        what += f" to {high:g}" if high < math.inf else ""
+        raise argparse.ArgumentTypeError(f"expected {what}, not '{text}'")
 
     return parse
 
@@ -125,6 +116,12 @@ def number(kind: type[int] | type[float], low: float, high: float = math.inf) ->
 def shown(path: Path) -> str:
     """Return a path that can be printed, whatever bytes it has."""
     return os.fsencode(path).decode("utf-8", "replace")
+
+
+def fail(options: argparse.Namespace, error: McmlError, path: Path | None = None) -> None:
+    """Tell of an input that failed, so that the command goes on with the others and ends with 1."""
+    options.failed = True
+    tell(error, options.debug, path)
 
 
 def tell(error: BaseException, debug: bool, path: Path | None = None) -> None:
@@ -135,34 +132,32 @@ def tell(error: BaseException, debug: bool, path: Path | None = None) -> None:
     print(f"mcml: {error}" if named else f"mcml: {shown(path)}: {error}", file=sys.stderr)
 
 
-class Progress:
-    """One line on stderr: on a terminal rewritten each second, elsewhere printed now and then or never.
-
-    Args:
-        what: said before the bar.
-        every_s: least seconds between two lines where stderr is no terminal; None prints none.
-    """
+class Progress(contextlib.AbstractContextManager):
+    """One line on stderr: on a terminal rewritten, elsewhere printed every `every_s` seconds, or never."""
 
     def __init__(self, what: str, every_s: float | None = None) -> None:
         self.is_terminal, self.every_s = sys.stderr.isatty(), every_s
-        self._ended = threading.Event()
         self.start(what)
 
     def start(self, what: str) -> None:
         """Begin something else, from zero."""
-        self.what, self.text, self.share, self.first = what, "", 0.0, None  # a resumed run has a first share
+        self.what, self.first = what, None  # the first share: a resumed run has one
         self.began, self.printed = time.monotonic(), -math.inf
 
     def update(self, share: float, text: str) -> None:
         """Show that a share (0 to 1) is done, and what is being done."""
-        self.share, self.text = min(share, 1.0), text
-        self.first = self.share if self.first is None else self.first
-        now = time.monotonic()
+        now, share = time.monotonic(), min(share, 1.0)
+        self.first = share if self.first is None else self.first
+        passed, gained = now - self.began, share - self.first
+        left = f", {passed * (1 - share) / gained:.0f} s left" if gained > 0 and share < 1 else ""
+        bar = f"{'#' * round(20 * share):-<20}"
+        line = f"{self.what} [{bar}] {100 * share:3.0f} %  {text}  {passed:.0f} s{left}"
         if self.is_terminal:
-            self._draw()
+            self.clear()
+            print(line[: shutil.get_terminal_size().columns - 1], end="", file=sys.stderr, flush=True)
         elif self.every_s is not None and (share >= 1 or now - self.printed >= self.every_s):
             self.printed = now
-            print(self._line(), file=sys.stderr, flush=True)
+            self.say(line)
 
     def say(self, line: str) -> None:
         """Print a line above the progress."""
@@ -174,27 +169,5 @@ class Progress:
         if self.is_terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
-    def _line(self) -> str:
-        passed, gained = time.monotonic() - self.began, self.share - (self.first or 0.0)
-        left = f", {passed * (1 - self.share) / gained:.0f} s left" if gained > 0 and self.share < 1 else ""
-        bar = "#" * round(BAR * self.share)
-        return f"{self.what} [{bar:-<{BAR}}] {100 * self.share:3.0f} %  {self.text}  {passed:.0f} s{left}"
-
-    def _draw(self) -> None:
-        if self.text:
-            line = self._line()[: shutil.get_terminal_size().columns - 1]
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-
-    def __enter__(self) -> Progress:
-        def tick() -> None:
-            while not self._ended.wait(1.0):  # one large picture takes long: its seconds go on
-                self._draw()
-
-        if self.is_terminal:
-            threading.Thread(target=tick, daemon=True).start()
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self.start("")
         self.clear()

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mcml.base.errors import DataError, UsageError
+from mcml.base.files import atomic_write, check_writable, to_csv
 from mcml.cli.main import Progress, add_command, number
+from mcml.lab.output import as_rows, print_table, provenance
 
 
 def add_commands(commands: Any) -> None:
@@ -36,7 +38,6 @@ def add_commands(commands: Any) -> None:
     add("--profile", default="quick", help="a file of notebooks/profiles (quick)")
     add("--only", default="", help="notebooks by number, as 01,05")
     add("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="over the profile's")
-    add("--force", action="store_true", help="run finished notebooks again")
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -46,7 +47,6 @@ def compare(options: argparse.Namespace) -> None:
     mcml compare originals/ decodes/ --json
     """
     from mcml.data.images import read_image
-    from mcml.lab.output import print_table
     from mcml.metrics import distortion
 
     rows: list[dict[str, Any]] = []
@@ -57,8 +57,10 @@ def compare(options: argparse.Namespace) -> None:
             raise DataError(f"{sizes} pixels: sizes must be equal")
         rows.append({"image": name, **vars(distortion.compare(a, b))})
     mean = distortion.mean_row(rows)
-    if options.json:
-        print(_to_json({"rows": rows, "mean": mean}))
+    if options.json:  # valid: 1e999 is infinite to Python and JavaScript
+        words = {"NaN": "null", "Infinity": "1e999"}
+        text = json.dumps({"rows": rows, "mean": mean}, indent=2)
+        print(re.sub("(?<=: )(NaN|Infinity)(?=,?$)", lambda word: words[word[0]], text, flags=re.MULTILINE))
         return
     if len(rows) > 1:
         rows.append({"image": f"mean of {mean['images']}", **mean})
@@ -69,7 +71,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
-    from mcml.data.images import check_stems, list_images
+    from mcml.data.sets import image_set
 
     for path in (reference, decoded):
         if not path.exists():
@@ -80,22 +82,12 @@ def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
         raise UsageError(f"{reference} and {decoded}: give two files or two folders")
     if not reference.is_dir():
         return [(reference.stem, reference, decoded)]
-    by_stem = []
-    for folder in (reference, decoded):
-        paths = list_images(folder)
-        check_stems(paths)
-        by_stem.append({path.stem: path for path in paths})
-    lonely = sorted(by_stem[0].keys() ^ by_stem[1].keys())
-    if lonely:
-        where = reference if lonely[0] in by_stem[0] else decoded
+    # With a slash, a folder's name is no registered set's.
+    first, second = ({p.stem: p for p in image_set(f"{folder}/").paths} for folder in (reference, decoded))
+    if lonely := sorted(first.keys() ^ second.keys()):
+        where = reference if lonely[0] in first else decoded
         raise DataError(f"names differ: '{lonely[0]}' is only in {where} ({len(lonely)} without a partner)")
-    return [(stem, path, by_stem[1][stem]) for stem, path in by_stem[0].items()]
-
-
-def _to_json(value: Any) -> str:
-    """Return valid JSON: infinity is 1e999, which Python and JavaScript read as infinite; NaN is null."""
-    text = re.sub(r": NaN(?=,?$)", ": null", json.dumps(value, indent=2), flags=re.MULTILINE)
-    return re.sub(r": Infinity(?=,?$)", ": 1e999", text, flags=re.MULTILINE)
+    return [(stem, path, second[stem]) for stem, path in first.items()]
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -113,20 +105,17 @@ def evaluate(options: argparse.Namespace) -> None:
     for name in names:
         get_codec(name)
     targets = None if options.bpp is None else parse_bpp_list(options.bpp)
-    table_file = options.csv
+    table_file, record_file = options.csv, options.csv.with_name(options.csv.name + ".run.json")
     if table_file.suffix.lower() != ".csv":  # above all no picture's, which --overwrite would replace
         raise UsageError(f"--csv {table_file}: a table's name ends in .csv")
-    record_file = table_file.with_name(table_file.name + ".run.json")
     for path in (table_file, record_file):
         if path.is_dir() or (path.exists() and not options.overwrite):
             raise UsageError(f"{path} exists: name another with --csv, or --overwrite replaces it")
     images = image_set(options.folder)
+    check_writable(table_file)  # now, not after an hour of encoding
 
-    from mcml.base import files
     from mcml.lab import evaluate as evaluation
-    from mcml.lab import output
 
-    files.check_writable(table_file)  # now, not after an hour of encoding
     began = time.perf_counter()
     with Progress("evaluate") as progress:
         progress.update(0.0, f"{len(names)} codecs on {len(images.paths)} images")
@@ -134,16 +123,14 @@ def evaluate(options: argparse.Namespace) -> None:
             images.paths, names, targets, workers=options.workers,
             progress=lambda done, total: progress.update(done / total, f"{done} of {total}"),
         )  # fmt: skip
-    files.atomic_write(table_file, files.to_csv(output.as_rows(table)))
+    atomic_write(table_file, to_csv(as_rows(table)))
     record = {
         "parameters": {"folder": images.name, "codecs": names, "target_bpp": targets},
-        "images": len(images.paths),
-        "data_hash": images.digest,
-        "seconds": round(time.perf_counter() - began, 1),
-        **output.provenance(),
-    }
-    files.atomic_write(record_file, json.dumps(record, indent=2) + "\n")
-    output.print_table(output.as_rows(evaluation.mean_table(table)))
+        "images": len(images.paths), "data_hash": images.digest,
+        "seconds": round(time.perf_counter() - began, 1), **provenance(),
+    }  # fmt: skip
+    atomic_write(record_file, json.dumps(record, indent=2) + "\n")
+    print_table(as_rows(evaluation.mean_table(table)))
     for sentence in evaluation.misses(table):
         print(f"note: {sentence}", file=sys.stderr)
     print(f"{len(table)} rows in {table_file}", file=sys.stderr)
@@ -153,25 +140,22 @@ def evaluate(options: argparse.Namespace) -> None:
 def data(_: argparse.Namespace) -> None:
     """List the data sets: what they are, under which licence, and whether they are here."""
     from mcml.data.sets import data_folders, image_set, registry
-    from mcml.lab.output import print_table
 
     rows = []
     for name, entry in registry().items():
-        count: int | str = ""
+        row = {"data set": name, "images": "", "state": "downloaded on first use, or set MCML_DATA"}
+        rows.append(row | {"what": entry["title"], "licence": entry["licence"]})
         if name == "kodak" and not any((folder / name).is_dir() for folder in data_folders()):
-            state = "downloaded on first use, or set MCML_DATA"
-        else:
-            try:
-                images = image_set(name)
-                count = len(images.paths)
-                state = "here, hash as registered" if images.entry else "here, differs from the registry"
-            except DataError as error:
-                state = "not here: set MCML_DATA"
-                if "not found" not in str(error):
-                    state = "damaged or incomplete"
-                    print(f"note: {error}", file=sys.stderr)
-        about = {"what": entry["title"], "licence": entry["licence"]}
-        rows.append({"data set": name, "images": count, "state": state, **about})
+            continue
+        try:
+            images = image_set(name)
+            state = "here, hash as registered" if images.entry else "here, differs from the registry"
+            rows[-1] |= {"images": len(images.paths), "state": state}
+        except DataError as error:
+            is_absent = "not found" in str(error)
+            rows[-1]["state"] = "not here: set MCML_DATA" if is_absent else "damaged or incomplete"
+            if not is_absent:
+                print(f"note: {error}", file=sys.stderr)
     print_table(rows)
 
 
@@ -184,6 +168,11 @@ def reproduce(options: argparse.Namespace) -> None:
     from mcml.lab import runner
     from mcml.lab.parameters import parse_names
 
+    overrides = {}
+    for text in options.parameter:
+        name, sign, overrides[name] = text.partition("=")
+        if not sign or not name.isidentifier():
+            raise UsageError(f"-p {text}: expected name=value")
     with Progress("") as progress:
 
         def show(name: str, done: int, total: int) -> None:
@@ -193,15 +182,6 @@ def reproduce(options: argparse.Namespace) -> None:
                     progress.say(f"{name}: running {total} cells")
             progress.update(done / total, f"cell {done} of {total}")
 
-        only, overrides = parse_names(options.only) or None, dict(map(_assignment, options.parameter))
-        path = runner.reproduce(
-            options.profile, only, overrides, force=options.force, progress=show, say=progress.say
-        )
+        only = parse_names(options.only) or None
+        path = runner.reproduce(options.profile, only, overrides, progress=show, say=progress.say)
     print(f"report: {os.path.relpath(path)}")
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign or not name.isidentifier():
-        raise UsageError(f"-p {text}: expected name=value")
-    return name, value

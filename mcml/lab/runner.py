@@ -287,7 +287,6 @@ def reproduce(
     only: list[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
-    force: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -298,7 +297,6 @@ def reproduce(
 
     Args:
         profile, only, overrides: see `plan`.
-        force: run even what is finished.
         progress: called after every cell.
         say: receives one line for each notebook.
 
@@ -332,7 +330,7 @@ def reproduce(
         for run in runs:
             check_signals()
             fingerprint = run.fingerprint()
-            if not force and is_finished(run, folder, fingerprint):
+            if is_finished(run, folder, fingerprint):
                 say(f"{run.name}: finished before and unchanged, skipped")
                 continue
             start = time.perf_counter()
