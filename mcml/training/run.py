@@ -136,7 +136,6 @@ class Run:
             settings: what a checkpoint must agree with, `BUDGET` excepted; "NAME@SHA256" by its hash.
             steps, minutes: the budget; 0 for no limit, `UsageError` if both are.
             precision: "32" or "bf16".
-            report: gets each row of the log.
         """
         if steps <= 0 and minutes <= 0:
             raise UsageError(f"{steps} steps and {minutes:g} minutes: give one of them above 0")

@@ -30,21 +30,13 @@ CERTAIN = 4.0  # log-odds of a bit that earlier ones decide
 
 
 class ThresholdCode(NamedTuple):
-    """Bits in the order of the nested code, n of them.
+    """Bits in the order of the nested code, (n,) each."""
 
-    Attributes:
-        coefficient: (n,) int64, which coefficient a bit asks about.
-        threshold: (n,) float, in the coefficient's unit.
-        entropy: (n,) bits a position, given the cell and the left and upper neighbours' bit.
-        odds: (n,) log-odds of a one where the bit is not yet decided.
-        saved: (n,) squared error a position that the bit saves.
-    """
-
-    coefficient: Tensor
-    threshold: Tensor
-    entropy: Tensor
-    odds: Tensor
-    saved: Tensor
+    coefficient: Tensor  # int64, which coefficient a bit asks about
+    threshold: Tensor  # in the coefficient's unit
+    entropy: Tensor  # bits a position, given the cell and the left and upper neighbours' bit
+    odds: Tensor  # log-odds of a one where the bit is not yet decided
+    saved: Tensor  # squared error a position that the bit saves
 
     def group_sizes(self, count: int) -> list[int]:
         """Cut the bits into `count` groups of about equal entropy, each of at least one bit."""
@@ -208,10 +200,9 @@ def _set_encoder(stream: Stream, plane: Tensor) -> Tensor:
 def _set_decided(stream: Stream, code: ThresholdCode) -> None:
     """Tell context model and decoder which bits are decided by earlier ones.
 
-    A bit over a lower threshold that was not passed is 0, under a higher one that was is 1: odds for
-    the context model. The decoder's ReLU layer says "bit k is one / is zero, and is news", 1 or 0:
-    with c in {-1, 0, +1}, an earlier bit j decides bit k if c_j = -1 on a lower threshold or +1 on a
-    higher one, so relu(+-c_k - sum over lower (1 - c_j) / 2 - sum over higher (1 + c_j) / 2).
+    With c in {-1, 0, +1}, an earlier bit j decides bit k if c_j = -1 on a lower threshold (k is 0) or +1
+    on a higher one (k is 1): odds for the context model. The decoder's ReLU layer says "bit k is one / is
+    zero, and is news": relu(+-c_k - sum over lower (1 - c_j) / 2 - sum over higher (1 + c_j) / 2).
     """
     earlier = (code.coefficient[:, None] == code.coefficient).float().tril(-1)  # (n, n): k after j
     lower = earlier * (code.threshold < code.threshold[:, None])

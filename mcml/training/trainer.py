@@ -33,7 +33,6 @@ from mcml.training.run import Report, Run
 
 PARTS = ("decoder", "importance", "encoder")  # of a stream, in the order in which they are set free
 PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
-START_PATCHES = 128  # of 128 x 128, for the threshold code
 
 
 class Trainer(Run):
@@ -89,7 +88,7 @@ class Trainer(Run):
         if fresh and self.recipe.stage.start == "threshold":
             side = min(128, 8 * (int(torch.minimum(self.store.heights, self.store.widths).max()) // 8))
             seeded = torch.Generator(self.device).manual_seed(self.recipe.train.seed)
-            patches = self.store.sample(START_PATCHES, side, seeded).float() / 255
+            patches = self.store.sample(128, side, seeded).float() / 255
             threshold_start.start(model, patches, fresh, distortion=distortion)
             return
         for key in fresh:  # untrained bits cost about one each
