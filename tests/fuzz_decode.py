@@ -23,13 +23,12 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 import atheris
 
 with atheris.instrument_imports(include=["mcml.codec"]):
-    from mcml.codec import container, learned
+    from mcml.codec import container, learned  # noqa: F401  (and all that it imports)
 
 import numpy as np
 import torch
@@ -38,16 +37,12 @@ from helpers import tiny_codec
 from mcml.base.errors import CorruptStreamError, UnsupportedStreamError
 
 REPAIRED, PARTIAL, LUMA_ONLY, FIRST_LAYER, FUSION, FITTING = 0x03, 0x04, 0x08, 0x10, 0x20, 0x40
-MOST_BYTES = 600  # of an input
 MOST_PX = 48  # of a repaired file's sides
 SLOW_S = 2.0  # an input that takes longer is a crash
 SPARE_BYTES = 1 << 30  # address space beyond what the empty program takes
 SEGMENT = 30_000  # inputs a process: atheris' own tracing keeps about 15 KB of each
-SMALL = {
-    f"model.{stream}.{name}": value
-    for stream in ("luma", "color")
-    for name, value in {"width": 4, "code_channels": 4, "levels": 3}.items()
-}
+SIZES = {"width": 4, "code_channels": 4, "levels": 3}
+SMALL = {f"model.{stream}.{name}": value for stream in ("luma", "color") for name, value in SIZES.items()}
 
 
 def repair(data: bytes, model: bytes, tops: list[int], fitting: bool) -> bytes:
@@ -85,33 +80,28 @@ class Target:
 
     def __init__(self, folder: Path, runs: int) -> None:
         (folder / "models").mkdir(exist_ok=True)
-        self.codecs: list[learned.LearnedCodec] = [
-            tiny_codec(folder / "models" / name, name, **SMALL) for name in ("luma", "fusion")
-        ]
-        self.kept, self.runs, self.ends = folder / "crashes", runs, float("inf")
-        names = ("trials", "corrupt", "unsupported", "decoded", "crashes", "reached")
-        self.counts = dict.fromkeys(names, 0)  # reached: all chunks whole, so that the range coder saw them
-        self.slowest = 0.0
+        self.codecs = [tiny_codec(folder / "models" / name, name, **SMALL) for name in ("luma", "fusion")]
+        self.kept, self.runs, self.ends, self.slowest = folder / "crashes", runs, float("inf"), 0.0
+        self.counts = Counter()  # reached: all chunks whole, so that the range coder saw them
 
     def corpus(self, folder: Path) -> None:
         """Write valid files of every kind, each with a few switches."""
         folder.mkdir()
         rng = np.random.default_rng(0)
-        sizes, more = [(8, 8), (17, 9), (24, 32)], (0x01, FITTING, FITTING | PARTIAL, LUMA_ONLY)
-        for codec, switch in zip(self.codecs, (0, FUSION), strict=True):
-            for size, adaptive, layers in product(sizes, (False, True), (1, 2)):
-                image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-                data = codec.encode(image, 75, adaptive=adaptive, layers=layers)
-                for switches in (*more, FITTING | FIRST_LAYER):
-                    name = f"{len(list(folder.iterdir())):03}"
-                    (folder / name).write_bytes(bytes([switch | switches]) + data)
+        sizes = [(8, 8), (17, 9), (24, 32)]
+        switches = (0x01, FITTING, FITTING | PARTIAL, LUMA_ONLY, FITTING | FIRST_LAYER)
+        kinds = product(range(len(self.codecs)), sizes, (False, True), (1, 2))
+        for number, (which, size, adaptive, layers) in enumerate(kinds):
+            image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            data = self.codecs[which].encode(image, 75, adaptive=adaptive, layers=layers)
+            for switch in switches:
+                (folder / f"{number:02}-{switch:02x}").write_bytes(bytes([FUSION * which | switch]) + data)
 
     def __call__(self, data: bytes) -> None:
         """Decode one input, keep one that crashes; leave the program when runs or seconds are spent."""
         if self.counts["trials"] >= self.runs or time.monotonic() >= self.ends:
-            row = self.counts | {"slowest_s": self.slowest}
-            row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"COUNTERS {json.dumps(row)}", flush=True)
+            peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(json.dumps([self.counts, {"slowest_s": self.slowest, "peak_mib": peak_mib}]), flush=True)
             os._exit(0)  # atheris never returns
         began, why = time.perf_counter(), ""
         self.counts["trials"] += 1
@@ -125,7 +115,6 @@ class Target:
             why += f"took {spent:.1f} s"
         if why:
             self.counts["crashes"] += 1
-        if why and self.counts["crashes"] <= 20:
             self.kept.mkdir(exist_ok=True)
             (self.kept / f"{zlib.crc32(data):08x}").write_bytes(data)
             print(f"crash: {data.hex()}\n{why}", file=sys.stderr, flush=True)
@@ -165,7 +154,7 @@ def segment(folder: Path, runs: int, seconds: float, seed: int) -> None:
     if statm.exists():  # on Linux, a hostile size fails as `MemoryError` instead of filling the machine
         now = int(statm.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + SPARE_BYTES, resource.RLIM_INFINITY))
-    limits = [f"-max_len={MOST_BYTES}", "-timeout=30", "-rss_limit_mb=4096", f"-seed={seed}"]
+    limits = ["-max_len=600", "-timeout=30", "-rss_limit_mb=4096", f"-seed={seed}"]
     quiet = ["-verbosity=0", "-close_fd_mask=0", f"-artifact_prefix={folder}/"]
     atheris.Setup([sys.argv[0], *limits, *quiet, str(corpus)], target)
     atheris.Fuzz()
@@ -182,30 +171,26 @@ def main() -> None:
     if options.folder:
         segment(options.folder, options.runs, options.seconds, options.seed)
     folder = Path(tempfile.mkdtemp(prefix="mcml-fuzz-"))
-    began, total, number = time.monotonic(), Counter(trials=0, crashes=0), 0
-    most = {"slowest_s": 0.0, "peak_mib": 0.0}
-    while total["trials"] < options.runs and (left := began + options.seconds - time.monotonic()) > 0:
-        number += 1
+    began, total, most, died = time.monotonic(), Counter(trials=0, crashes=0), Counter(), False
+    ends = began + options.seconds
+    while not died and total["trials"] < options.runs and (left := ends - time.monotonic()) > 0:
         words = ["--runs", min(SEGMENT, options.runs - total["trials"]), "--seconds", left]
-        words += ["--seed", options.seed + number, "--folder", folder]
+        words += ["--seed", options.seed + total["trials"], "--folder", folder]
         command = [sys.executable, __file__, *map(str, words)]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        rows = [line for line in ran.stdout.splitlines() if line.startswith("COUNTERS ")]
-        row = json.loads(rows[-1].removeprefix("COUNTERS ")) if rows else {"crashes": 1}
-        if row["crashes"]:
+        died = ran.returncode != 0  # the process itself: a crash of the worst kind
+        counts, extremes = ({"crashes": 1}, {}) if died else json.loads(ran.stdout.splitlines()[-1])
+        total.update(counts)
+        most |= Counter(extremes)  # the larger of each
+        if counts.get("crashes"):
             print(ran.stderr[-3000:], file=sys.stderr)
-        if not rows:  # the process itself died: a crash of the worst kind
-            total["crashes"] += 1
-            break
-        most = {name: max(value, row.pop(name)) for name, value in most.items()}
-        total.update(row)
         print(f"{total['trials']} inputs, {total['crashes']} crashes", flush=True)
     spent = time.monotonic() - began
-    print(
-        f"{', '.join(f'{count} {name}' for name, count in total.items())}; {spent:.0f} s, "
-        f"{total['trials'] / spent:.0f} inputs/s, slowest {1000 * most['slowest_s']:.0f} ms, "
-        f"peak {most['peak_mib']:.0f} MiB"
+    counted = ", ".join(f"{count} {name}" for name, count in total.items())
+    speed = (
+        f"{spent:.0f} s, {total['trials'] / spent:.0f} inputs/s, slowest {1000 * most['slowest_s']:.0f} ms"
     )
+    print(f"{counted}; {speed}, peak {most['peak_mib']:.0f} MiB")
     if total["crashes"]:
         sys.exit(f"inputs that crashed are in {folder}")
     shutil.rmtree(folder, ignore_errors=True)

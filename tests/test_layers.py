@@ -13,15 +13,12 @@ LINES = {  # of Python, at most: a room of mcml, all of mcml, all tests
     "mcml/training": 1060, "mcml/lab": 1600, "mcml/cli": 840, "mcml": 7500, "tests": 9000,
 }  # fmt: skip
 ONLY_IN = {  # rooms, or files of them
-    "matplotlib": ("lab",),
-    "seaborn": ("lab",),
-    "pandas": ("lab",),
+    **dict.fromkeys(("matplotlib", "seaborn", "pandas"), ("lab",)),
+    **dict.fromkeys(("lightning_fabric", "lightning"), ("training/run",)),
     "papermill": ("lab/runner",),
     "torch": ("data/patches", "model", "codec", "training", "lab", "cli/train"),
     "safetensors": ("model",),
     "constriction": ("codec/bits",),
-    "lightning_fabric": ("training/run",),
-    "lightning": ("training/run",),
 }
 BARE = {"torch", "numpy", "PIL", "safetensors", "lightning", "lightning_fabric", "mcml"}
 ABSENT = [
