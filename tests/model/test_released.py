@@ -60,11 +60,11 @@ def test_more_dial_is_more_bits_at_every_position(name, photographs):
         assert masks[0].mean() < masks[-1].mean()
 
 
-@pytest.mark.parametrize(
-    "name, chosen, at", [("fusion", slice(3), (0.2, 0.3)), ("independent", slice(2, 3), (0.1, 0.2))]
-)
-def test_rate_and_quality_rise_with_the_dial_and_beat_jpeg(name, chosen, at, photographs):
-    rows = validate(weights.load(name), photographs[chosen], (-3.0, -1.5, 0.0, 1.5, 3.0))
+@pytest.mark.parametrize("name, chosen", [("fusion", slice(3)), ("independent", slice(2, 3))])
+def test_rate_and_quality_rise_with_the_dial_and_lumas_beats_jpegs(name, chosen, photographs):
+    """Luma and all rates are the same in both (tests below), decoders of colour are not."""
+    dials = (-3.0, -1.5, 0.0, 1.5, 3.0) if name == "fusion" else (-3.0, 0.0, 3.0)
+    rows = validate(weights.load(name), photographs[chosen], dials)
     rates = [row["estimated_bpp"] for row in rows]
     assert rates == sorted(rates)
     assert rates[0] <= 0.1
@@ -72,10 +72,11 @@ def test_rate_and_quality_rise_with_the_dial_and_beat_jpeg(name, chosen, at, pho
     for key in ("Y", "Cb", "Cr"):
         quality = [row[f"psnr_{key}"] for row in rows]
         assert quality == sorted(quality)
-    jpeg = experiments.luma_codec(photographs[chosen], "jpeg")
-    for rate in at:
-        ours = experiments.at_rate(rows, rate, "psnr_Y", "estimated_bpp_Y")
-        assert ours > experiments.at_rate(jpeg, rate, "psnr_Y", "bpp")
+    if name == "fusion":
+        jpeg = experiments.luma_codec(photographs, "jpeg")
+        for rate in (0.2, 0.3):
+            ours = experiments.at_rate(rows, rate, "psnr_Y", "estimated_bpp_Y")
+            assert ours > experiments.at_rate(jpeg, rate, "psnr_Y", "bpp")
 
 
 @each_model
@@ -139,10 +140,10 @@ def test_a_wanted_size_is_hit_by_the_one_quality_and_estimates_are_near(photogra
         assert 0 <= len(encoded.data) - ideal <= 0.01 * ideal + 64
 
 
-def test_distortion_falls_along_the_quality(photographs, analyses):
-    fusion, rows = codec.get_codec("fusion"), []
+def test_distortion_falls_along_the_quality(photographs):
+    fusion, image, rows = codec.get_codec("fusion"), photographs[0][:128, 64:192], []
+    encode = fusion.encoder(image)
     for quality in fusion.qualities:
-        file = fusion.pack(analyses[0], quality).data
-        error = fusion.decode(file).astype(float) - photographs[0]
-        rows.append((len(file), -np.mean(error**2)))
+        file = encode(quality)
+        rows.append((len(file), -np.mean((fusion.decode(file).astype(float) - image) ** 2)))
     assert rows == sorted(rows)
