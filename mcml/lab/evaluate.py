@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def evaluate_image(
 ) -> list[dict[str, Any]]:
     """Return the rows of one image and codec: at rates, at qualities, or at the codec's own."""
     image, codec = read_image(path), codecs.get_codec(codec_name)
-    rows, encoder = [], codec.encoder(image)
+    rows, encoder = [], cache(codec.encoder(image))  # searches of several rates try the same qualities
     for point in target_bpp or qualities or codec.qualities:
         if target_bpp is None:
             data, quality, target, reached = encoder(point), point, np.nan, True
