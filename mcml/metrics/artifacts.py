@@ -114,17 +114,15 @@ def _edge_widths(luma: np.ndarray, peak: np.ndarray, slope: np.ndarray) -> np.nd
     sign = np.sign(slope[rows, columns])
     width = np.zeros(len(rows), dtype=np.int64)
     for direction in (1, -1):  # away from the edge, up its slope on one side, down on the other
-        here, going = columns.copy(), np.ones(len(rows), dtype=bool)
-        for _ in range(MAX_WIDTH):
-            ahead = here + direction
+        going = np.arange(len(rows))
+        for step in range(1, MAX_WIDTH + 1):
+            ahead = columns[going] + direction * step
             inside = (ahead >= 0) & (ahead < luma.shape[1])
-            ahead = np.where(inside, ahead, here)
-            rise = (luma[rows, ahead] - luma[rows, here]) * sign * direction
-            going &= inside & (rise > 0)
-            if not going.any():
-                break
-            here = np.where(going, ahead, here)
-            width += going
+            going, ahead = going[inside], ahead[inside]
+            row = rows[going]
+            rise = (luma[row, ahead] - luma[row, ahead - direction]) * sign[going] * direction
+            going = going[rise > 0]
+            width[going] += 1
     return width
 
 
