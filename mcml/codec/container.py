@@ -24,8 +24,7 @@ MAX_PIXELS = 1 << 28  # 268 megapixels: what a decoder agrees to make room for
 TILE_LOG2 = range(6, 12)  # tiles of 64 to 2048 pixels, which bounds a decoder's memory
 ADAPTIVE, LAYERED, COLOR = 0x08, 0x10, 0x20
 _FIXED = struct.Struct("<4sBBHH8s")
-CRC_BYTES = 4
-DIGEST_BYTES = 4
+CRC_BYTES, DIGEST_BYTES = 4, 4
 PICTURES = {
     b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"II*\0": "TIFF",
     b"MM\0*": "TIFF", b"BM": "BMP", b"\0\0\0\x0cjP": "JPEG 2000", b"\0\0\0\x0cJXL": "JPEG XL",

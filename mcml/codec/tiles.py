@@ -60,11 +60,9 @@ class Encoded:
 
 
 def digest_of(header: Header, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """Return the first bytes of SHA-256 of a picture's integers, which stand in its header.
+    """Return what stands in a header for a picture's integers: the first bytes of their SHA-256.
 
-    Args:
-        header: with the picture's size, which goes first.
-        parts: levels (h, w) and masked bits (h, w, n / 8), tile by tile, stream by stream.
+    Of its size, then levels (h, w) and masked bits (h, w, n / 8) tile by tile, stream by stream.
     """
     sha = hashlib.sha256(struct.pack("<HH", header.width, header.height))
     for levels, packed in parts:
@@ -228,8 +226,8 @@ class TileCoder:
                 or differ from those that were encoded.
         """
         if len(header.rates) != len(self.keys):
-            counts = f"{len(header.rates)} streams, the model has {len(self.keys)}"
-            raise CorruptStreamError(f"the header names {counts}")
+            counts = len(header.rates), len(self.keys)
+            raise CorruptStreamError("the header names {} streams, the model has {}".format(*counts))
         scale = 1 if header.adaptive else 256
         if any(rate > scale * top for rate, top in zip(header.rates, self.tops.values(), strict=True)):
             raise CorruptStreamError("the header holds a rate beyond the model's levels")

@@ -26,13 +26,12 @@ def test_search_hits_the_wanted_rate_within_2_percent(name, target):
     assert found.data == wanted.encode(ASTRONAUT, found.quality)
 
 
-@pytest.mark.parametrize("target", [0.3, 0.8, 2.0])
-def test_search_of_whole_qualities_finds_the_nearest_of_all(target):
-    avif = codec.get_codec("avif420")
-    small = CROP[:48, :64]
+def test_search_of_whole_qualities_finds_the_nearest_of_all():
+    avif, small = codec.get_codec("avif420"), CROP[:48, :64]
     rates = [rate(avif.encode(small, quality), small) for quality in range(101)]
-    nearest = min(abs(np.log(bpp / target)) for bpp in rates)
-    assert abs(np.log(codec.encode_at_bpp(avif, small, target).bpp / target)) == nearest
+    for target in (0.3, 0.8, 2.0):
+        nearest = min(abs(np.log(bpp / target)) for bpp in rates)
+        assert abs(np.log(codec.encode_at_bpp(avif, small, target).bpp / target)) == nearest
 
 
 @pytest.mark.parametrize("name", ["jpeg420", "jpeg2000", "webp", "avif420", "jpegxl"])
@@ -49,10 +48,8 @@ def test_rate_out_of_reach_gives_the_size_at_the_end_of_the_range_and_says_how_f
 
 
 def test_reached_means_within_2_percent_on_both_sides():
-    def search(bpp):
-        return codec.RateSearch(data=b"", quality=1, bpp=bpp, target_bpp=1.0).reached
-
-    assert [search(bpp) for bpp in (0.979, 0.981, 1.019, 1.021)] == [False, True, True, False]
+    searches = [codec.RateSearch(b"", 1, bpp, target_bpp=1.0) for bpp in (0.979, 0.981, 1.019, 1.021)]
+    assert [search.reached for search in searches] == [False, True, True, False]
 
 
 @pytest.mark.filterwarnings("error")
@@ -62,23 +59,14 @@ def test_bad_target_is_refused(target):
         codec.encode_at_bpp(codec.get_codec("jpeg420"), CROP, target)
 
 
-def test_search_of_one_pixel_ends():
-    found = codec.encode_at_bpp(codec.get_codec("webp"), np.zeros((1, 1, 3), np.uint8), 0.5)
-    assert not found.reached
-    assert found.bpp == 8 * len(found.data)
-
-
 def test_every_listed_codec_is_found_by_its_name():
     assert codec.names()[:5] == ["fusion", "independent", "jpeg420", "jpeg444", "jpeg2000"]
     assert all(codec.get_codec(name).name == name for name in codec.names())
 
 
-def test_unknown_codec_names_the_nearest():
-    with pytest.raises(UsageError, match="unknown codec 'jpg420': did you mean 'jpeg420'"):
-        codec.get_codec("jpg420")
-
-
-def test_the_beginning_of_names_names_all_of_them():
-    these = "'jpeg2000' or 'jpeg420' or 'jpeg444' or 'jpegxl'"
-    with pytest.raises(UsageError, match=f"unknown codec 'jpeg': did you mean {these}"):
-        codec.get_codec("jpeg")
+@pytest.mark.parametrize(
+    "name, meant", [("jpg420", "'jpeg420'"), ("jpeg", "'jpeg2000' or 'jpeg420' or 'jpeg444' or 'jpegxl'")]
+)
+def test_an_unknown_codec_names_the_nearest_and_the_beginning_of_names_all_of_them(name, meant):
+    with pytest.raises(UsageError, match=f"unknown codec '{name}': did you mean {meant}"):
+        codec.get_codec(name)

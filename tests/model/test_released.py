@@ -81,12 +81,15 @@ def test_rate_and_quality_rise_with_the_dial_and_lumas_beats_jpegs(name, chosen,
 
 @each_model
 def test_a_golden_file_decodes_to_the_same_integers_and_nearly_the_same_pixels(name):
-    """The digest in the file is of the integers: decoding raises if one differs."""
+    """The digest in the file is of the integers: decoding raises if one differs.
+
+    The pixels differ with the number of threads: by one level in 2 of 49152 values of `fusion`.
+    """
     file = (FOLDER / f"{name}.mcml").read_bytes()
     wanted = images.read_image(FOLDER / f"{name}.png").astype(int)
     decoded = codec.get_codec(name).decode(file).astype(int)
     assert np.abs(decoded - wanted).max() <= 1
-    assert (decoded != wanted).mean() < 0.01
+    assert (decoded != wanted).sum() <= 20
 
 
 def test_a_file_of_the_former_release_is_refused_by_the_model_that_it_names():
