@@ -80,14 +80,13 @@ class EntropyTrainer(Run):
 
         Args:
             model: any variant; it stays as it is. `bits` are of its encoders.
-            steps, minutes: see `Run`; luma takes `LUMA_SHARE` of them, unless all streams learn at once.
-            joint: that they do.
+            steps, minutes, run_dir, report: see `Run`; luma takes `LUMA_SHARE` of the budget.
+            joint: all streams learn at once instead.
             batch: crops a step, `side` positions wide and high; `seed` is theirs and the dials'.
             lr: Adam's, after a warm-up; a cosine takes it to a hundredth, in each part.
             bf16: autocast in the first three quarters of a part.
             hidden: size of the state by stream.
             sources: "NAME@SHA256" of "--model" and "--data".
-            run_dir, report: see `Run`.
         """
         settings = {"--steps": steps, "--minutes": minutes, "--batch": batch, "--side": side, "--lr": lr,
                     "--bf16": bf16, "joint": joint, "hidden": dict(hidden), "seed": seed}  # fmt: skip
@@ -175,7 +174,7 @@ class EntropyTrainer(Run):
 
     def export(self, level_tiles: int = 64) -> dict[str, np.ndarray]:
         """Return all integer tensors, by "stream.name"."""
-        tensors: dict[str, np.ndarray] = {}
+        tensors = {}
         for key, context in self.contexts.items():
             tensors |= {f"{key}.{name}": value for name, value in context.export().items()}
             if self.model.streams[key].importance is not None:

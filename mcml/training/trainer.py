@@ -147,10 +147,9 @@ class Trainer(Run):
         spent, train, stage = self.progress(), self.recipe.train, self.recipe.stage
         wave = 0.505 + 0.495 * math.cos(math.pi * spent)
         rise = min(1.0, (spent + 1e-3) / train.warmup) if train.warmup else 1.0
-        slow = train.lr * stage.encoder_lr
+        slow = train.lr * stage.encoder_lr  # shares of 1 are never: no step has spent all
         plan = {"decoder": (train.lr, True), "context": (train.context_lr, estimates)}
-        plan |= {"importance": (slow, stage.importance_from <= spent)}  # 1 is never: no step has spent all
-        plan |= {"encoder": (slow, stage.encoder_from <= spent)}
+        plan |= {n: (slow, getattr(stage, f"{n}_from") <= spent) for n in ("importance", "encoder")}
         for group in self.optimizer.param_groups:
             rate, learns = plan[group["name"]]
             group["lr"] = rate * wave * rise

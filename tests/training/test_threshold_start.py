@@ -117,10 +117,8 @@ def test_entropy_and_odds_are_counted_in_the_cell_given_two_neighbours(step):
     coefficients[:, :, :, 1:] += coefficients[:, :, :, :-1]  # so that neighbours tell something
     coefficients = (coefficients / step).round() * step
     code = design(coefficients, 3)
-    x, left, above = (
-        view.flatten()
-        for view in (coefficients[..., 1:, 1:], coefficients[..., 1:, :-1], coefficients[..., :-1, 1:])
-    )
+    views = coefficients[..., 1:, 1:], coefficients[..., 1:, :-1], coefficients[..., :-1, 1:]
+    x, left, above = (view.flatten() for view in views)
     cells = [torch.ones_like(x, dtype=torch.bool)]
     for k in range(3):
         t = code.threshold[k]
@@ -167,6 +165,8 @@ def test_bits_say_whether_a_coefficient_exceeds_its_threshold(fusion, patches, d
         assert torch.equal(output.streams[key].bits[sure], (distance > 0).float()[sure])
         assert stream.groups.bincount()[1:].tolist() == code.group_sizes(stream.config.levels - 1)
         assert float(stream.full_bits) == pytest.approx(float(code.entropy.sum()), rel=1e-3)
+        share = float(stream.full_bits / fusion.streams["Y"].full_bits)
+        assert float(stream.rate_weight) == pytest.approx(share) and (share < 1 or key == "Y")
 
 
 @pytest.mark.parametrize("key", ["Y", "Cb"])
@@ -230,36 +230,21 @@ def test_lambda_is_the_slope_of_distortion_over_the_share_sent(fusion, patches):
     assert 0.5 * slope < float(fusion.lmbda(torch.tensor([0.0]))) < 2 * slope
 
 
-def test_rate_weights_are_the_full_codes_against_lumas(fusion):
-    full = {key: float(stream.full_bits) for key, stream in fusion.streams.items()}
-    assert full["Cb"] < full["Y"]
-    for key, stream in fusion.streams.items():
-        assert float(stream.rate_weight) == pytest.approx(full[key] / full["Y"])
-
-
 def test_luma_starts_within_two_decibels_of_jpeg_at_its_rate(fusion, photographs):
     """Whole photographs, 96 bits: measured 1.1 to 1.4 dB under JPEG from 0.1 to 0.24 bits a pixel."""
     jpeg = luma_codec(photographs, "jpeg", (3, 5, 8, 12))
     rows = validate(fusion, photographs, (-1.0, 0.0, 1.0, 20.0))
     for row in rows:
-        theirs = at_rate(jpeg, row["estimated_bpp_Y"], "psnr_Y", "bpp")
-        assert row["psnr_Y"] > theirs - 2
+        assert row["psnr_Y"] > at_rate(jpeg, row["estimated_bpp_Y"], "psnr_Y", "bpp") - 2
     assert rows[-1]["psnr_Y"] > 24.5
     assert rows[-1]["psnr"] > 23
 
 
-@pytest.mark.parametrize(
-    "variant, changes",
-    [
-        ("independent", {}),
-        ("rgb", {}),
-        ("luma", {"luma": replace(LUMA, importance="uniform")}),
-        ("luma", {"luma": replace(LUMA, width=80)}),  # wider than the transform
-    ],
-)
+@pytest.mark.parametrize("changes", [{"importance": "uniform"}, {"width": 80}])  # wider than the transform
+@pytest.mark.parametrize("variant", ["independent", "rgb"])
 @torch.no_grad()
 def test_every_variant_starts(variant, changes, patches):
-    model = model_of(variant, **changes)
+    model = model_of(variant, replace(LUMA, **changes))
     planes = model.planes(patches[:64])
     start(model, patches[:64])
     output = model(patches[:64], 1.0).streams
@@ -276,9 +261,8 @@ def test_a_start_of_colour_leaves_luma_alone(fusion, patches):
     start(model, patches[:64], ("Cb", "Cr"))
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert {name.split(".")[1] for name in changed} == {"Cb", "Cr"}
-    assert float(model.streams["Cr"].rate_weight) == pytest.approx(
-        float(model.streams["Cr"].full_bits / model.streams["Y"].full_bits)
-    )
+    share = model.streams["Cr"].full_bits / model.streams["Y"].full_bits
+    assert float(model.streams["Cr"].rate_weight) == pytest.approx(float(share))
 
 
 def overfit(model, patch, steps, rates=(2e-4, 1e-2)):
