@@ -201,12 +201,9 @@ def _place(path: Path) -> Path:
 def pair_outputs(
     paths: Sequence[Path], options: argparse.Namespace, suffix: str, beside: str = ""
 ) -> list[tuple[Path, Path]]:
-    """Pair inputs with their outputs before any work is done.
+    """Pair inputs with their outputs before any work is done; `UsageError` if an output cannot be one.
 
     Outputs end in `suffix`; those beside their inputs in `beside`, where p.png may be p.mcml's original.
-
-    Raises:
-        UsageError: if an output is of another suffix, exists, is an input, a folder, or that of two inputs.
     """
     output, folder, words = options.output, Path(options.output), options.words
     many = len(words) > 1 or any(path != Path(words[0]) for path in paths)  # of a folder or a pattern

@@ -171,8 +171,8 @@ def train_entropy(options: argparse.Namespace) -> None:
     from mcml.model.model_files import entropy_tensors, model_folder
     from mcml.training.entropy import EntropyTrainer, FrozenBits
 
-    steps, minutes = options.steps or 0, options.minutes or 0.0
-    if not (options.like or minutes or steps):
+    budget = {"steps": options.steps or 0, "minutes": options.minutes or 0.0}
+    if not (options.like or any(budget.values())):
         raise UsageError("give --minutes or --steps above 0, or --like")
     torch.set_num_threads(options.threads)
     model = weights.load(options.model, "cuda" if torch.cuda.is_available() else "cpu")
@@ -195,12 +195,11 @@ def train_entropy(options: argparse.Namespace) -> None:
             "--model": f"{Path(options.model).name}@{weights.digest(model)}",
             "--data": f"{photographs.name}@{photographs.digest}",
         }
-        budget = {"steps": steps, "minutes": minutes}
         make = partial(EntropyTrainer, model, bits, run_dir=options.run_dir, sources=sources, **budget)
         run, ended = _fit("train-entropy", make)
         if ended == "interrupted":
             raise StoppedError(run.stopping, "the same command goes on from here")
-        own = {**_record(run, photographs, options), "minutes": minutes}
+        own = {**_record(run, photographs, options), "minutes": budget["minutes"]}
         entropy = run.export()
     weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
     print(f"finished: {target}", file=sys.stderr)

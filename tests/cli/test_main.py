@@ -9,7 +9,6 @@ import sys
 
 import pytest
 from helpers import ROOT, failed
-from PIL import Image
 
 from mcml import __version__
 from mcml.cli.main import Progress, parser
@@ -51,30 +50,24 @@ def test_the_help_of_every_command_explains_each_option_and_gives_valid_examples
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["compres", "a.png"], ["unknown command 'compres': did you mean 'compress'?"]),
-        (["compare", "a.png", "b.png", "--jason"], ["--jason", "`mcml compare --help`"]),
-        (["evaluate", "photos", "--codecs", "webp"], ["required: --csv"]),
+        ("compres a.png", "unknown command 'compres': did you mean 'compress'?"),
+        ("compare a.png b.png --jason", "--jason; `mcml compare --help`"),
+        ("evaluate photos --codecs webp", "required: --csv"),
         (
-            ["evaluate", "photos", "--codecs", "webp", "--csv", "t.csv", "--workers", "-1"],
-            ["--workers", "from 0"],
+            "evaluate photos --codecs webp --csv t.csv --workers -1",
+            "--workers: expected a whole number from 0",
         ),
-        (["compress", "a.png", "--layers", "0"], ["--layers", "a whole number from 1 to 255, not '0'"]),
-        (["decompress", "a.mcml", "--layers", "x"], ["--layers", "a whole number from 1, not 'x'"]),
-        (["compress", "a.png", "--over"], ["--over"]),
-        (["identify"], ["FILE"]),
-        (["train"], ["--run-dir"]),
-        (["train", "--run-dir", "x", "--steps", "few"], ["--steps", "not 'few'"]),
-        (["--verbose"], ["--verbose"]),
+        ("compress a.png --layers 0", "--layers: expected a whole number from 1 to 255, not '0'"),
+        ("decompress a.mcml --layers x", "--layers: expected a whole number from 1, not 'x'"),
+        ("compress a.png --over", "--over"),
+        ("identify", "FILE"),
+        ("train", "--run-dir"),
+        ("train --run-dir x --steps few", "--steps: expected a whole number from 0, not 'few'"),
+        ("--verbose", "--verbose"),
     ],
-    ids=" ".join,
 )
 def test_mistakes_in_the_words_are_one_sentence(mcml, words, said):
-    failed(mcml(*words), 2, *said)
-
-
-def test_options_may_stand_anywhere(mcml, photo_folder):
-    Image.open(photo_folder / "one.png").save(photo_folder / "one.jpg")
-    assert mcml("compare", "photos/one.png", "--json", "photos/one.jpg").returncode == 0
+    failed(mcml(*words.split()), 2, said)
 
 
 def test_debug_anywhere_shows_where_an_error_came_from_above_its_sentence(mcml, tmp_path):

@@ -136,59 +136,54 @@ def test_colour_is_trained_on_the_luma_of_another_run(mcml, photo_folder, tmp_pa
     assert record["trained"] == ["Cb", "Cr"]
 
 
-@pytest.mark.parametrize(
-    "options, steps, minutes",
-    [
-        (["--steps", 7], 7, 0.0),
-        (["--minutes", 0.5], 0, 0.5),
-        (["--steps", 7, "--minutes", 0.5], 7, 0.5),
-        (["--steps", 7, "--set=train.steps=3"], 7, 0.0),
-    ],
-)
-def test_budgets_of_the_command_line_replace_the_profile(
-    mcml, photo_folder, tmp_path, options, steps, minutes
-):
+def test_budgets_of_the_command_line_replace_the_profile(mcml, photo_folder, tmp_path):
     """A checkpoint that has spent every budget ends the run at once; its record tells the settings."""
     base = ["train", "--data", "photos", "--run-dir", "run", *tiny_arguments()]
     assert mcml(*base, "--steps", 1).returncode == 0
     state = training_run.read_checkpoint(training_run.latest(tmp_path / "run"))
     training_run.write_checkpoint(tmp_path / "run", state | {"step": 10**6, "elapsed_s": 1e6})
-    assert mcml(*base, *options).returncode == 0
-    train = weights.load_config(tmp_path / "run" / "model")[1]["recipe"]["train"]
-    assert (train["steps"], train["minutes"]) == (steps, minutes)
+    for options, budget in (
+        ("--steps 7", (7, 0.0)),
+        ("--minutes 0.5", (0, 0.5)),
+        ("--steps 7 --minutes 0.5", (7, 0.5)),
+        ("--steps 7 --set=train.steps=3", (7, 0.0)),
+    ):
+        assert mcml(*base, *options.split()).returncode == 0
+        train = weights.load_config(tmp_path / "run" / "model")[1]["recipe"]["train"]
+        assert (train["steps"], train["minutes"]) == budget
 
 
 @pytest.mark.parametrize(
-    "more, code, words",
+    "words, code, said",
     [
-        (["--variant", "fuson"], 2, ["unknown variant 'fuson': did you mean 'fusion'"]),
-        (["--profile", "qick"], 2, ["unknown training profile 'qick': did you mean 'quick'"]),
-        (["--set", "train.stepps=3"], 2, ["did you mean 'train.steps'"]),
-        (["--set", "train.steps"], 2, ["expected table.name=value"]),
-        (["--train", "Y,Cd"], 2, ["unknown stream 'Cd'"]),
-        (["--threads", 0], 2, ["--threads", "expected a whole number from 1"]),
-        (["--data", "nowhere"], 2, ["nowhere"]),
-        (["--data", "./nowhere"], 1, ["nowhere"]),
-        (["--from", "none"], 2, ["unknown model 'none'"]),
-        (["--from", "runs/none"], 1, ["none: no such folder"]),
-        (["--data", "empty"], 1, ["empty"]),
-        (["--valid", "empty"], 1, ["empty"]),
-        (["--data", "small"], 1, ["patch of 32 x 32", "31 x 20"]),
-        (["--data", "broken"], 1, ["three.png: not an image"]),
-        (["--run-dir", "file"], 1, ["file", "cannot be written"]),
+        ("--variant fuson", 2, "unknown variant 'fuson': did you mean 'fusion'"),
+        ("--profile qick", 2, "unknown training profile 'qick': did you mean 'quick'"),
+        ("--set train.stepps=3", 2, "did you mean 'train.steps'"),
+        ("--set train.steps", 2, "expected table.name=value"),
+        ("--train Y,Cd", 2, "unknown stream 'Cd'"),
+        ("--threads 0", 2, "--threads: expected a whole number from 1"),
+        ("--data nowhere", 2, "nowhere"),
+        ("--data ./nowhere", 1, "nowhere"),
+        ("--from none", 2, "unknown model 'none'"),
+        ("--from runs/none", 1, "none: no such folder"),
+        ("--data empty", 1, "empty"),
+        ("--valid empty", 1, "empty"),
+        ("--data small", 1, "patch of 32 x 32: the nearest is 31 x 20"),
+        ("--data broken", 1, "three.png: not an image"),
+        ("--run-dir file", 1, "file.*cannot be written"),
     ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
 def test_mistakes_are_told_in_one_sentence_before_anything_is_written(
-    mcml, photo_folder, tmp_path, more, code, words
+    mcml, photo_folder, tmp_path, words, code, said
 ):
     for name in ("empty", "small", "broken"):
         (tmp_path / name).mkdir()
     Image.fromarray(np.zeros((20, 31, 3), np.uint8)).save(tmp_path / "small" / "a.png")
     (tmp_path / "broken" / "three.png").write_text("no picture")
     (tmp_path / "file").write_text("kept")
-    failed(mcml(*arguments("photos", "run", 3, *more)), code, *words)
-    assert not files_of(tmp_path / "run")
+    result = mcml(*arguments("photos", "run", 3, *words.split()))
+    failed(result, code)
+    assert re.search(said, result.stderr) and not files_of(tmp_path / "run")
 
 
 def test_a_run_goes_on_only_with_what_it_was_begun_with(mcml, photo_folder, tmp_path):
