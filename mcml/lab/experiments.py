@@ -125,6 +125,12 @@ def run(
     return trainer.averaged.eval(), trainer.rows
 
 
+@one_thread()
+def untrained(recipe: Recipe, images: Sequence[np.ndarray], *, initial: Model | None = None) -> Model:
+    """Return what `run` would begin with: the recipe's start, and the streams of `initial`."""
+    return Trainer(recipe, PatchStore(images), None, initial=initial).averaged.eval()
+
+
 def run_all(
     runs: Mapping[str, TrainingRun], images: Sequence[np.ndarray], *, workers: int = 0
 ) -> dict[str, tuple[Model, list[dict[str, float]]]]:

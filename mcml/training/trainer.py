@@ -71,6 +71,7 @@ class Trainer(Run):
         self.learner, self.averaged = self.model, copy.deepcopy(self.model).requires_grad_(False)
         compiled = train.compile and self.device.type == "cuda"
         self.forward = torch.compile(self.model) if compiled else self.model  # the same weights
+        self.ema = list(self.averaged.parameters()), list(self.model.parameters())  # collecting takes time
         self.parts = self._parts()
         groups = [{"params": params, "name": name, "lr": 0.0} for name, params in self.parts.items()]
         self.optimizer = torch.optim.Adam(groups, foreach=True)
@@ -139,7 +140,7 @@ class Trainer(Run):
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(train.ema, (2 + self.step) / (11 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
+            torch._foreach_lerp_(*self.ema, 1 - decay)
         return row
 
     def _prepare_step(self, estimates: bool) -> None:

@@ -100,6 +100,15 @@ def test_colour_runs_keep_the_luma_they_start_from(picture):
     assert same(luma, experiments.run_all({"fusion": run}, [picture], workers=1)["fusion"][0])
 
 
+def test_an_untrained_model_is_what_a_run_begins_with(picture):
+    luma, _ = experiments.run(recipe(), [picture])
+    colors = recipe("fusion", **{"stage.train": "Cb,Cr", "stage.start": "threshold"})
+    begin = experiments.untrained(colors, [picture], initial=luma)
+    still = colors.changed(**{"train.steps": 1, "train.lr": 0.0, "train.context_lr": 0.0})
+    still, _ = experiments.run(still, [picture], initial=luma)
+    assert all(same(begin, still, key) for key in ("Y", "Cb", "Cr")) and same(begin, luma)
+
+
 def test_small_codecs_write_files_and_share_a_coder(astronaut, tmp_path):
     models = {variant: build(recipe(variant).model).eval() for variant in ("fusion", "independent", "rgb")}
     for key in ("Y", "Cb", "Cr"):  # the same bits, so one coder serves both
