@@ -55,38 +55,20 @@ def evaluate(
             raise UsageError(f"target bpp {target}: expected a number above 0")
     if target_bpp is not None and len(target_bpp) == 0:
         raise UsageError("no rate to evaluate at: give some, or None for the codecs' own qualities")
-    return _run([(path, name, target_bpp, None) for path in paths for name in codec_names], workers, progress)
-
-
-def evaluate_qualities(
-    paths: Sequence[Path], codec_name: str, qualities: Sequence[float], *, workers: int = 0
-) -> pd.DataFrame:
-    """Like `evaluate`, with one codec at given qualities."""
-    if len(qualities) == 0:
-        raise UsageError("no quality to evaluate at")
-    return _run([(path, codec_name, None, qualities) for path in paths], workers)
-
-
-def _run(
-    images: list[tuple[Any, ...]], workers: int, progress: Callable[[int, int], None] | None = None
-) -> pd.DataFrame:
-    check_stems(list(dict.fromkeys(path for path, *_ in images)))
+    check_stems(list(paths))
     # Absolute: a pool that is used again may have been started in another folder.
-    calls = [partial(evaluate_image, Path(path).absolute(), *rest) for path, *rest in images]
+    calls = [
+        partial(_image_rows, path.absolute(), name, target_bpp) for path in paths for name in codec_names
+    ]
     rows = [row for rows in side_by_side(calls, workers, progress) for row in rows]
     return pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
 
 
-def evaluate_image(
-    path: Path,
-    codec_name: str,
-    target_bpp: Sequence[float] | None = None,
-    qualities: Sequence[float] | None = None,
-) -> list[dict[str, Any]]:
-    """Return the rows of one image and codec: at rates, at qualities, or at the codec's own."""
+def _image_rows(path: Path, codec_name: str, target_bpp: Sequence[float] | None) -> list[dict[str, Any]]:
+    """Return the rows of one image and codec: at rates, or at the codec's own qualities."""
     image, codec = read_image(path), codecs.get_codec(codec_name)
     rows, encoder = [], cache(codec.encoder(image))  # searches of several rates try the same qualities
-    for point in target_bpp or qualities or codec.qualities:
+    for point in target_bpp or codec.qualities:
         if target_bpp is None:
             data, quality, target, reached = encoder(point), point, np.nan, True
         else:
@@ -153,35 +135,31 @@ def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
         raise UsageError(f"BD-rate anchor '{anchor}' is not in the table")
     choose("column for BD-rate", column, HIGHER_IS_BETTER | LOWER_IS_BETTER)
     sign = -1 if column in LOWER_IS_BETTER else 1
-
-    def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
+    curves = {}
+    for name in means.codec.unique():
         points = means[(means.codec == name) & np.isfinite(means[column])].sort_values("bpp")
         quality = sign * points[column].to_numpy()
         rising = np.diff(np.maximum.accumulate(quality), prepend=-np.inf) > 0
-        return points.bpp.to_numpy()[rising], quality[rising]
-
-    rows = []
-    for name in means.codec.unique():
-        percent, overlap = _rate_difference(*curve(anchor), *curve(name))
-        key = {"codec": name, "anchor": anchor, "column": column}
-        rows.append({**key, "bd_rate_percent": percent, "overlap": overlap})
-    return pd.DataFrame(rows)
+        curves[name] = points.bpp.to_numpy()[rising], quality[rising]
+    columns = ("codec", "anchor", "column", "bd_rate_percent", "overlap")
+    rows = [(name, anchor, column, *_rate_difference(*curves[anchor], *curves[name])) for name in curves]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _rate_difference(
     rate_a: np.ndarray, quality_a: np.ndarray, rate_b: np.ndarray, quality_b: np.ndarray
 ) -> tuple[float, float]:
-    """Return percent of rate and the ranges' overlap."""
+    """Return percent of rate and the ranges' overlap, of curves that rise."""
     import bjontegaard
 
     if not (len(quality_a) and len(quality_b)):
         return np.nan, 0.0
-    both = max(quality_a[0], quality_b[0]), min(quality_a[-1], quality_b[-1])  # they rise
+    both = min(quality_a[-1], quality_b[-1]) - max(quality_a[0], quality_b[0])
     union = max(quality_a[-1], quality_b[-1]) - min(quality_a[0], quality_b[0])
-    overlap = max(both[1] - both[0], 0) / union if union > 0 else 0.0
+    overlap = max(both, 0) / union if union > 0 else 0.0
     if not overlap or min(len(rate_a), len(rate_b)) < 2:
         return np.nan, overlap
-    options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of a small overlap, which is a column here
+        options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
         return bjontegaard.bd_rate(rate_a, quality_a, rate_b, quality_b, **options), overlap

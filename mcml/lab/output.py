@@ -20,17 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mcml.base.files import (
-    Row,
-    atomic_write,
-    columns_of,
-    in_checkout,
-    plain,
-    replace_folder,
-    repo_root,
-    sha256,
-    to_csv,
-)
+from mcml.base import files
+from mcml.base.errors import DataError
+from mcml.base.files import Row, columns_of, in_checkout, plain, repo_root, to_csv
 
 PACKAGES = ("numpy", "scipy", "pandas", "pillow", "pillow-jxl-plugin", "scikit-image", "torch", "matplotlib")
 DIGITS = {  # decimals in rounded tables; CSV keeps everything
@@ -51,9 +43,7 @@ def results_root() -> Path:
 
 def as_rows(table: Any) -> list[dict[str, Any]]:
     """Turn a DataFrame or an iterable of mappings into a list of dicts."""
-    if hasattr(table, "to_dict"):
-        return table.to_dict("records")
-    return [dict(row) for row in table]
+    return table.to_dict("records") if hasattr(table, "to_dict") else list(map(dict, table))
 
 
 def format_value(column: str, value: Any) -> str:
@@ -106,20 +96,11 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def _git(*arguments: str) -> str:
-    if not in_checkout():
-        return ""
-    command = ["git", "-C", str(repo_root()), *arguments]
     try:
+        command = ["git", "-C", str(repo_root()), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+    except (DataError, OSError, subprocess.SubprocessError):  # no checkout, or no git
         return ""
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"
 
 
 def provenance() -> dict[str, Any]:
@@ -130,12 +111,12 @@ def provenance() -> dict[str, Any]:
         "command": os.environ.get("MCML_COMMAND") or command_line(),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--", "mcml", "notebooks", "data", "requirements.lock")),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in PACKAGES},
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS") or "default",
-        "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else [],
+        "load": [round(v, 2) for v in os.getloadavg()],
     }
 
 
@@ -163,18 +144,11 @@ class Output:
     `Output`, so that results are there whole or not at all.
     """
 
-    def __init__(
-        self,
-        notebook: str,
-        profile: str,
-        parameters: Mapping[str, Any],
-        *,
-        data_hash: str = "",
-        seed: int | None = None,
-    ) -> None:
+    def __init__(self, notebook: str, profile: str, parameters: Mapping[str, Any], **about: Any) -> None:
+        """Begin; `about` is what else ``run.json`` is to say, as `data_hash` and `seed`."""
         self.folder = results_root() / profile / notebook
-        about = {"notebook": notebook, "profile": profile, "parameters": dict(parameters), "seed": seed}
-        self._record: dict[str, Any] = {**about, "data_hash": data_hash, "tables": [], "figures": []}
+        self._record = {"notebook": notebook, "profile": profile, "parameters": dict(parameters), **about}
+        self._record |= {"tables": [], "figures": []}
         self._files: dict[str, str] = {}
         self._began = time.perf_counter()
         for left in self.folder.parent.glob(f".{notebook}.*.partial"):  # by runs that were killed
@@ -186,8 +160,8 @@ class Output:
     def _write(self, name: str, content: bytes | str) -> None:
         if name in self._files:
             raise ValueError(f"{name} was saved before: give every table and figure a name of its own")
-        atomic_write(self._scratch / name, content)
-        self._files[name] = sha256(content.encode() if isinstance(content, str) else content)
+        files.atomic_write(self._scratch / name, content)
+        self._files[name] = files.sha256(content.encode() if isinstance(content, str) else content)
 
     def table(self, name: str, rows: Any, caption: str) -> None:
         """Save rows (a DataFrame or dicts) as ``name.csv``, ``name.md`` and ``name.tex``."""
@@ -214,5 +188,5 @@ class Output:
             "files": dict(sorted(self._files.items())),
         }
         self._write("run.json", json.dumps({**self._record, **provenance(), **ended}, indent=2) + "\n")
-        replace_folder(self._scratch, self.folder)
+        files.replace_folder(self._scratch, self.folder)
         return self.folder

@@ -34,7 +34,7 @@ def parse_names(text: str) -> list[str]:
 
 def parse_numbers(text: str) -> list[float]:
     """Turn ``"-1, 0, 2.5"`` into ``[-1.0, 0.0, 2.5]``, each number once."""
-    return list(dict.fromkeys(float(part) for part in parse_names(text)))
+    return list(dict.fromkeys(map(float, parse_names(text))))
 
 
 def parse_bpp_list(text: str) -> list[float]:
@@ -54,6 +54,10 @@ def _whole(low: int, high: float = math.inf, note: str = "") -> Check:
     return lambda v: type(v) is int and low <= v <= high, f"a whole number from {low}{to}{note}"
 
 
+def _real(expected: str, fits: Callable[[float], bool]) -> Check:
+    return lambda v: type(v) in (int, float) and fits(v), expected
+
+
 def _listed(expected: str, fits: Callable[[float], bool], *, least: int = 1, whole: bool = False) -> Check:
     def accepts(value: Any) -> bool:
         try:
@@ -65,7 +69,6 @@ def _listed(expected: str, fits: Callable[[float], bool], *, least: int = 1, who
     return accepts, f"{'at least two ' if least == 2 else ''}{expected} separated by commas"
 
 
-_OR_ALL = " (0 means all)"
 RATES = _listed("rates above 0, at most 24,", lambda v: 0 < v <= 24)
 CHECKS: dict[str, Check] = {
     "profile": (lambda v: isinstance(v, str) and v in profiles(), "one of the profiles"),
@@ -74,45 +77,30 @@ CHECKS: dict[str, Check] = {
     "test_dataset": _text("a data set's name or a folder, or '' for held-out ones", empty=True),
     "held_out": _text("names of images separated by commas", empty=True),
     "sample_image": _text("an image's name, or '' for the notebook's choice", empty=True),
-    "codecs": _text("codec names separated by commas"),
-    "anchors": _text("codec names separated by commas"),
-    "max_images": _whole(0, note=_OR_ALL),
-    "train_images": _whole(0, note=_OR_ALL),
+    **dict.fromkeys(CODECS, _text("codec names separated by commas")),
+    **dict.fromkeys(("max_images", "train_images"), _whole(0, note=" (0 means all)")),
     "workers": _whole(0, note=" (0 means all cores)"),
     "seed": _whole(0),
     "seeds": _listed("whole numbers from 0", lambda v: 0 <= v <= 2**31, whole=True),
-    "batch": _whole(1),
-    "steps": _whole(1),
-    "color_steps": _whole(1),
-    "entropy_steps": _whole(1),
+    **dict.fromkeys(("batch", "steps", "color_steps", "entropy_steps"), _whole(1)),
     "repeats": _whole(1, 1000),
-    "width": _whole(1, 1024),
-    "code_channels": _whole(1, 1024),
-    "color_channels": _whole(1, 1024),
+    **dict.fromkeys(("width", "code_channels", "color_channels"), _whole(1, 1024)),
     "feature_counts": _listed("whole numbers from 1 to 1024", lambda v: 1 <= v <= 1024, whole=True),
-    "patch_px": _whole(8, 4096),
-    "zoom_px": _whole(8, 4096),
+    **dict.fromkeys(("patch_px", "zoom_px"), _whole(8, 4096)),
     "crop_px": (lambda v: type(v) is int and (v == 0 or v >= 64), "pixels from 64, or 0 for whole images"),
-    "target_bpp": (
-        lambda v: type(v) in (int, float) and 0 < v <= 24,
-        "bits per pixel above 0, at most 24",
-    ),
-    "sweep_bpp": RATES,
-    "equal_bpp": RATES,
+    "target_bpp": _real("bits per pixel above 0, at most 24", lambda v: 0 < v <= 24),
+    **dict.fromkeys(("sweep_bpp", "equal_bpp"), RATES),
     "qualities": _listed("numbers from 0 to 100", lambda v: 0 <= v <= 100, least=2),
     "dials": _listed("numbers from -20 to 20", lambda v: -20 <= v <= 20, least=2),
-    "gamma": (lambda v: type(v) in (int, float) and v >= 0, "a number from 0"),
+    "gamma": _real("a number from 0", lambda v: v >= 0),
 }
 
 
 def check_parameters(**values: Any) -> dict[str, Any]:
     """Check a notebook's parameters by name and return them.
 
-    Args:
-        **values: the parameters cell's names and values. Each name must be in `CHECKS`.
-
     Raises:
-        UsageError: for an unknown name, or a value outside what `CHECKS` expects.
+        UsageError: for a name that is not in `CHECKS`, or a value outside what it expects.
     """
     for name, value in values.items():
         accepts, expected = CHECKS[choose("parameter", name, CHECKS)]
@@ -140,7 +128,7 @@ def load_profile(name: str) -> dict[str, dict[str, Any]]:
     path = profile_folder() / f"{choose('profile', name, profiles())}.toml"
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, or of UTF-8
         raise UsageError(f"profile {path.name} is not valid TOML: {error}") from error
     for notebook, values in content.items():
         if not isinstance(values, dict):

@@ -65,37 +65,25 @@ def test_without_rates_each_codec_runs_its_own_qualities(photos):
     for (_, name), rows in table.groupby(["image", "codec"]):
         assert tuple(rows.quality) == codec.get_codec(name).qualities
         assert rows.bpp.is_monotonic_increasing
-    assert table.target_bpp.isna().all() and table.reached.all()
-    assert evaluation.misses(table) == []
+    assert table.target_bpp.isna().all() and table.reached.all() and evaluation.misses(table) == []
     means = evaluation.mean_table(table)
     assert tuple(means[means.codec == "webp"].quality) == codec.get_codec("webp").qualities
-    expected = table.groupby(["codec", "quality"], sort=False).bpp.mean()
-    np.testing.assert_allclose(means.bpp, expected)
-
-
-def test_given_qualities_are_the_rows(photos):
-    table = evaluation.evaluate_qualities(photos[:2], "jpeg444", [90, 30], workers=1)
-    assert table.quality.tolist() == [90, 30, 90, 30]
-    assert set(table.codec) == {"jpeg444"}
-    image = read_image(photos[0])
-    raw = codec.get_codec("jpeg444").encode(image, 90)
-    assert table.bpp[0] == 8 * len(raw) / (image.shape[0] * image.shape[1])
-    assert table.target_bpp.isna().all()
+    np.testing.assert_allclose(means.bpp, table.groupby(["codec", "quality"], sort=False).bpp.mean())
 
 
 def test_parallel_table_equals_the_serial_one(photos, at_rates):
-    steps = []
+    steps, rates = [], [0.8, 2.0]
     table = evaluation.evaluate(
-        photos, ["webp", "jpeg420"], [0.8, 2.0], workers=2, progress=lambda *step: steps.append(step)
+        photos, ["webp", "jpeg420"], rates, workers=2, progress=lambda *step: steps.append(step)
     )
     pd.testing.assert_frame_equal(table, at_rates, rtol=1e-9)
     assert steps == [(count, 6) for count in range(1, 7)]
 
 
 def test_lossless_decode_has_infinite_psnr_and_no_error(tmp_path):
-    Image.new("RGB", (32, 24), (128, 128, 128)).save(tmp_path / "flat.png")
-    table = evaluation.evaluate_qualities([tmp_path / "flat.png"], "jpeg444", [75], workers=1)
-    assert (table.mse[0], table.psnr[0], table.ciede2000[0]) == (0, np.inf, 0)
+    Image.new("RGB", (32, 24), (128, 128, 128)).save(tmp_path / "gray.png")
+    table = evaluation.evaluate([tmp_path / "gray.png"], ["jpeg444"], workers=1)
+    assert (table.mse == 0).all() and (table.psnr == np.inf).all() and (table.ciede2000 == 0).all()
 
 
 # --------------------------------------------------------------------------------- refusals
@@ -112,13 +100,10 @@ def test_rates_that_are_no_positive_numbers_or_none_are_refused(photos, targets)
         evaluation.evaluate(photos[:1], ["webp"], targets, workers=1)
 
 
-@pytest.mark.parametrize("function", ["evaluate", "evaluate_qualities"])
-def test_two_images_of_one_name_are_refused(photos, tmp_path, function):
+def test_two_images_of_one_name_are_refused(photos, tmp_path):
     (tmp_path / "face.jpg").write_bytes(photos[0].read_bytes())
-    paths = [*photos, tmp_path / "face.jpg"]
-    arguments = (["webp"],) if function == "evaluate" else ("webp", [50])
     with pytest.raises(DataError, match="two images are named face: rename one"):
-        getattr(evaluation, function)(paths, *arguments, workers=1)
+        evaluation.evaluate([*photos, tmp_path / "face.jpg"], ["webp"], workers=1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -128,24 +113,19 @@ def test_unreadable_image_is_refused_by_name(photos, tmp_path, workers):
         evaluation.evaluate([*photos[2:], tmp_path / "text.png"], ["webp"], workers=workers)
 
 
-@pytest.mark.parametrize("target", [0.001, 24])
-def test_rate_out_of_reach_names_the_nearest_file(photos, target):
-    names = ["jpeg444", "jpeg420"]
+@pytest.mark.parametrize("target, end, nearest", [(0.001, "coarsest", min), (24, "finest", max)])
+def test_rate_out_of_reach_names_the_nearest_file(photos, target, end, nearest):
+    names, ends = ["jpeg444", "jpeg420"], {}
     table = evaluation.evaluate(photos[:2], names, [2.0, target], workers=1)
     assert len(table) == 8  # the rows of the other rate are not lost
     with pytest.raises(DataError, match=f"target {target:g} bpp is out of reach") as error:
         evaluation.check_reach(table)
-    ends = {}
-    for name in names:
-        used = codec.get_codec(name)
-        for path in photos[:2]:
-            image = read_image(path)
-            file = used.encode(
-                image, used.quality_range.coarsest if target < 1 else used.quality_range.finest
-            )
-            ends[f"{name} on {path.stem}"] = codec.bits_per_pixel(file, image)
-    nearest = (min if target < 1 else max)(ends, key=ends.get)
-    assert str(error.value).endswith(f"the nearest file has {ends[nearest]:.3f} bpp ({nearest})")
+    for name, path in product(names, photos[:2]):
+        used, image = codec.get_codec(name), read_image(path)
+        file = used.encode(image, getattr(used.quality_range, end))
+        ends[f"{name} on {path.stem}"] = codec.bits_per_pixel(file, image)
+    name = nearest(ends, key=ends.get)
+    assert str(error.value).endswith(f"the nearest file has {ends[name]:.3f} bpp ({name})")
 
 
 # ------------------------------------------------------------------------- misses and means
@@ -169,26 +149,17 @@ def test_mean_table_is_the_mean_over_images_of_each_codec_and_rate(at_rates):
     columns = ["quality", "bpp", *metrics.COLUMNS]
     expected = at_rates.groupby(["codec", "target_bpp"], sort=False)[columns].mean().reset_index(drop=True)
     pd.testing.assert_frame_equal(means[columns], expected, check_dtype=False, rtol=1e-9)
-    assert set(means.images) == {3}
-    assert set(means.identical) == {0}
-
-
-def rows(**columns):
-    """A table in `evaluate`'s form with one codec at one rate."""
-    count = len(next(iter(columns.values())))
-    keys = {"image": [f"i{n}" for n in range(count)], "codec": "x", "quality": 1.0, "target_bpp": 1.0}
-    return pd.DataFrame(keys | {"bpp": 1.0, "reached": True} | columns)
+    assert set(means.images) == {3} and set(means.identical) == {0}
 
 
 def test_infinite_and_missing_values_are_left_out_of_their_mean_unless_there_are_no_others():
-    table = rows(mse=[0.0, 2.0, 4.0], psnr=[np.inf, 40.0, 30.0], ssim=[1.0, np.nan, 0.5])
-    (mean,) = evaluation.mean_table(table).to_dict("records")
-    assert (mean["psnr"], mean["ssim"]) == (35, 0.75)
-    assert (mean["mse"], mean["images"], mean["identical"]) == (2, 3, 1)
-    (mean,) = evaluation.mean_table(rows(mse=[0.0, 0.0], psnr=[np.inf] * 2, ms_ssim=[np.nan] * 2)).to_dict(
-        "records"
-    )
-    assert mean["psnr"] == np.inf and np.isnan(mean["ms_ssim"]) and mean["identical"] == 2
+    keys = {"image": ["a", "b", "c"], "codec": "x", "quality": 1.0, "target_bpp": [1, 1, 2], "bpp": 1.0}
+    values = {"mse": [0.0, 2.0, 0.0], "psnr": [np.inf, 40, np.inf], "ssim": [1.0, np.nan, np.nan]}
+    table = pd.DataFrame(keys | {"reached": True} | values)
+    first, second = evaluation.mean_table(table).to_dict("records")
+    assert (first["psnr"], first["ssim"], first["mse"]) == (40, 1.0, 1.0)
+    assert (first["images"], first["identical"]) == (2, 1)
+    assert second["psnr"] == np.inf and np.isnan(second["ssim"]) and second["identical"] == 1
 
 
 # ---------------------------------------------------------------------------------- bd_rate
@@ -197,8 +168,8 @@ RATES = np.array([0.1, 0.2, 0.3, 0.5, 0.8])
 PSNR = [27, 30, 32, 34, 35.0]
 
 
-def curve(name, bpp, psnr, **columns):
-    return pd.DataFrame({"codec": name, "bpp": bpp, "psnr": psnr} | columns)
+def curve(name, bpp, values, column="psnr"):
+    return pd.DataFrame({"codec": name, "bpp": bpp, column: values})
 
 
 def saving(*curves, column="psnr"):
@@ -210,10 +181,13 @@ def saving(*curves, column="psnr"):
     return table.bd_rate_percent.iloc[-1], table.overlap.iloc[-1]
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.8, 1.0, 1.37])
-def test_curve_at_a_constant_factor_in_rate_saves_exactly_that(factor):
-    psnr = [27.0, 30.1, 31.9, 34.0, 35.2]
-    percent, overlap = saving(curve("a", RATES, psnr), curve("b", factor * RATES, psnr))
+@pytest.mark.parametrize("column", ["psnr", "ciede2000", "mse", "delta_e76", "rgb_angle"])
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.37])
+def test_curve_at_a_constant_factor_in_rate_saves_exactly_that(column, factor):
+    values = np.array([27.0, 30.1, 31.9, 34.0, 35.2]) * (1 if column == "psnr" else -1) + 40
+    percent, overlap = saving(
+        curve("a", RATES, values, column), curve("b", factor * RATES, values, column), column=column
+    )
     assert percent == pytest.approx(100 * (factor - 1), abs=1e-9)
     assert overlap == 1
 
@@ -228,48 +202,26 @@ def test_curves_over_different_ranges_are_compared_where_both_are():
     assert overlap == pytest.approx(5 / 15)  # 35..40 of 30..45
 
 
-@pytest.mark.parametrize("column", ["ciede2000", "mse", "delta_e76", "rgb_angle"])
-def test_of_metrics_that_fall_the_lower_curve_saves_too(column):
-    value = {column: [6.0, 4.5, 3.9, 3.0, 2.5]}
-    percent, overlap = saving(
-        curve("a", RATES, 0, **value), curve("b", 0.75 * RATES, 0, **value), column=column
-    )
-    assert percent == pytest.approx(-25, abs=1e-9)
-    assert overlap == 1
-
-
 def test_anchor_against_itself_is_zero_and_anchors_are_reciprocal():
     both = pd.concat([curve("a", RATES, PSNR), curve("b", 0.7 * RATES, [27.3, 30, 31, 33.9, 35.1])])
     table = evaluation.bd_rate(both, "a", "psnr").set_index("codec").bd_rate_percent
     back = evaluation.bd_rate(both, "b", "psnr").set_index("codec").bd_rate_percent
     assert table["a"] == pytest.approx(0, abs=1e-9)
     assert (1 + table["b"] / 100) * (1 + back["a"] / 100) == pytest.approx(1)
+    with pytest.raises(UsageError, match="BD-rate anchor 'c' is not in the table"):
+        evaluation.bd_rate(both, "c", "psnr")
 
 
-def test_order_of_rows_and_dominated_points_do_not_matter():
+def test_order_of_rows_dominated_and_lossless_points_do_not_matter():
     a, b = curve("a", RATES, PSNR), curve("b", 0.8 * RATES, PSNR)
     worse = curve("b", [0.3], [29.5])  # more bits than the second point for less quality
-    percent, _ = saving(a[::-1], pd.concat([b, worse]).sample(frac=1, random_state=0))
+    percent, _ = saving(a[::-1], pd.concat([b, worse, curve("b", [3], [np.inf])])[::-1])
     assert percent == pytest.approx(-20, abs=1e-9)
 
 
-def test_curves_without_common_range_or_with_one_point_have_no_saving():
-    a = curve("a", RATES, PSNR)
-    for other in (
-        curve("b", RATES, [37, 40, 42, 44, 45.0]),
-        a[2:3].assign(codec="b"),
-        curve("b", [1], [np.inf]),
-    ):
-        percent, overlap = saving(a, other)
-        assert np.isnan(percent) and overlap == 0
-
-
-def test_lossless_point_is_left_out():
-    psnr = [*PSNR[:4], np.inf]
-    percent, _ = saving(curve("a", RATES, psnr), curve("b", 0.8 * RATES, psnr))
-    assert percent == pytest.approx(-20, abs=1e-9)
-
-
-def test_unknown_anchor_is_refused_by_name():
-    with pytest.raises(UsageError, match="BD-rate anchor 'c' is not in the table"):
-        evaluation.bd_rate(curve("a", RATES, RATES), "c", "psnr")
+@pytest.mark.parametrize(
+    "other", [curve("b", RATES, [37, 40, 42, 44, 45.0]), curve("b", [0.3], [32.0]), curve("b", [1], [np.inf])]
+)
+def test_curves_without_common_range_or_with_one_point_have_no_saving(other):
+    percent, overlap = saving(curve("a", RATES, PSNR), other)
+    assert np.isnan(percent) and overlap == 0
