@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mcml.base.errors import DataError, UsageError, choose
+from mcml.base.errors import DataError, UsageError
 from mcml.codec import interface as codecs
 from mcml.data.images import check_stems, read_image
 from mcml.lab.workers import side_by_side
 from mcml.metrics import distortion as metrics
 
 KEYS = ("image", "codec", "quality", "target_bpp", "bpp", "reached")
-HIGHER_IS_BETTER = frozenset({"psnr", "y_psnr", "ssim", "ms_ssim", "cmssim", "psnr_b"})
 LOWER_IS_BETTER = frozenset({"mse", "delta_e76", "ciede2000", "rgb_angle", "bias_block"})
 
 
@@ -133,7 +132,6 @@ def bd_rate(means: pd.DataFrame, anchor: str, column: str) -> pd.DataFrame:
     """
     if anchor not in set(means.codec):
         raise UsageError(f"BD-rate anchor '{anchor}' is not in the table")
-    choose("column for BD-rate", column, HIGHER_IS_BETTER | LOWER_IS_BETTER)
     sign = -1 if column in LOWER_IS_BETTER else 1
     curves = {}
     for name in means.codec.unique():

@@ -109,14 +109,9 @@ def check_parameters(**values: Any) -> dict[str, Any]:
     return values
 
 
-def profile_folder() -> Path:
-    """Return the folder of the profiles' TOML files."""
-    return repo_root() / "notebooks" / "profiles"
-
-
-def profiles() -> list[str]:
-    """Return the names of the profiles in ``notebooks/profiles``."""
-    return sorted(path.stem for path in profile_folder().glob("*.toml"))
+def profiles() -> dict[str, Path]:
+    """Return the files of ``notebooks/profiles`` by the profiles' names."""
+    return {path.stem: path for path in sorted((repo_root() / "notebooks" / "profiles").glob("*.toml"))}
 
 
 def load_profile(name: str) -> dict[str, dict[str, Any]]:
@@ -125,7 +120,7 @@ def load_profile(name: str) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: for an unknown profile, or a file that is not a table of tables.
     """
-    path = profile_folder() / f"{choose('profile', name, profiles())}.toml"
+    path = profiles()[choose("profile", name, profiles())]
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except ValueError as error:  # of TOML, or of UTF-8

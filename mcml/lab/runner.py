@@ -148,13 +148,6 @@ def _parameters(notebook: str, defaults: dict[str, Any], values: dict[str, Any])
         if isinstance(value, str) and not isinstance(default, str):
             with suppress(ValueError, SyntaxError):  # a command line's text
                 value = ast.literal_eval(value)
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if type(value) is not type(default):
-            raise UsageError(
-                f"parameter {name} of {notebook} is {value!r}: expected {type(default).__name__}, "
-                f"as in its default {default!r}"
-            )
         merged[name] = value
     check_parameters(**{name: value for name, value in merged.items() if name in CHECKS})
     for name in set(CODECS) & merged.keys():
@@ -258,24 +251,19 @@ def _execute(run: NotebookRun, folder: Path, fingerprint: str, progress: Progres
     }
     try:
         scratch.mkdir(parents=True)
+        options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 180}
+        options["extra_arguments"] = ["--IPKernelApp.log_level=40"]  # no warning about local TCP
+        options["on_cell_start"] = lambda cell, cell_index: progress(run.name, cell_index, cells)
         papermill.execute_notebook(
-            str(run.path),
-            str(executed),
-            parameters=run.parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=str(run.path.parent),
-            start_timeout=180,
-            on_cell_start=lambda cell, cell_index: progress(run.name, cell_index, cells),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about local TCP
+            str(run.path), str(executed), run.parameters, cwd=str(run.path.parent), **options
         )
         progress(run.name, cells, cells)
         if not (results / "run.json").is_file():
             raise NotebookError(f"{run.name} ended without saving its results (Output.finish was not called)")
         _strip_machine(executed, results / executed.name)
         files = {path.name: sha256(path) for path in sorted(results.iterdir())}
-        record = json.dumps({"fingerprint": fingerprint, "files": files}, indent=2)
-        atomic_write(results / "complete.json", record + "\n")
+        record = {"fingerprint": fingerprint, "files": files}
+        atomic_write(results / "complete.json", json.dumps(record, indent=2) + "\n")
         replace_folder(results, folder / run.name)
         kept.unlink(missing_ok=True)
     except OSError as error:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 
 import nbformat
 import psutil
@@ -57,13 +58,14 @@ main()
 
 
 def write_notebook(path, work=WORK):
-    cells = [
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata.kernelspec = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    notebook.cells = [
         nbformat.v4.new_markdown_cell(f"# {path.stem}"),
         nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(work.replace("NAME", repr(path.stem))),
     ]
-    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    nbformat.write(notebook, path)
 
 
 @pytest.fixture
@@ -101,9 +103,9 @@ def command(checkout, *words):
 def test_profile_and_command_line_lie_over_the_defaults(checkout):
     defaults = runner.notebook_parameters(checkout / "notebooks" / "01_first.ipynb")
     assert list(defaults.values()) == ["small", 0, 1.0, "embedded", "", "", "jpeg420", "good"]
-    first, second = runner.plan("small", overrides={"scale": "2"})
-    assert first.parameters == defaults | {"seed": 3, "scale": 2.0}
-    assert (type(first.parameters["scale"]), second.parameters["seed"]) == (float, 0)
+    first, second = runner.plan("small", overrides={"scale": "2.5"})
+    assert first.parameters == defaults | {"seed": 3, "scale": 2.5}
+    assert second.parameters == defaults | {"scale": 2.5}
     assert [run.name for run in runner.plan("small", only=["02"])] == ["02_second"]
     assert runner.plan("small", overrides={"mode": "0.3"})[0].parameters["mode"] == "0.3"
 
@@ -114,10 +116,8 @@ def test_profile_and_command_line_lie_over_the_defaults(checkout):
         ("smal", None, {}, "unknown profile 'smal': did you mean 'small'"),
         ("small", ["07"], {}, "unknown notebook '07'"),
         ("small", None, {"sead": 1}, "unknown parameter 'sead': did you mean 'seed'"),
-        ("small", None, {"seed": "one"}, "parameter seed of 01_first is 'one': expected int"),
-        ("small", None, {"seed": 1.5}, "expected int"),
-        ("small", None, {"seed": True}, "expected int"),
-        ("small", None, {"seed": -1}, "parameter seed is -1: expected a whole number from 0"),
+        ("small", None, {"seed": "one"}, "parameter seed is 'one': expected a whole number from 0"),
+        ("small", None, {"seed": "-1"}, "parameter seed is -1: expected a whole number from 0"),
         ("small", None, {"codecs": "jpeg2k"}, "unknown codec 'jpeg2k'"),
         ("small", None, {"codecs": "webp,runs/none"}, "unknown codec 'runs/none'"),
         ("small", None, {"test_dataset": "kodac"}, "unknown data set 'kodac': did you mean 'kodak'"),
@@ -145,17 +145,13 @@ def test_places_are_meant_from_where_the_command_was_typed(checkout, photo_folde
         assert run.parameters["dataset"] == run.parameters["test_dataset"] == str(photo_folder.resolve())
         assert run.parameters["codecs"] == f"webp,{(tmp_path / 'runs' / 'model').resolve()}"
         run.check_data()
+    (tmp_path / "empty").mkdir()
+    for name, place in product(("dataset", "test_dataset"), ("./nowhere", "empty")):
+        with pytest.raises(DataError, match=place):
+            runner.plan("small", overrides={name: place})
     run = runner.plan("small", overrides=overrides | {"sample_image": "three"})[0]
     with pytest.raises(UsageError, match="unknown image 'three'"):
         run.check_data()
-
-
-@pytest.mark.parametrize("name", ["dataset", "test_dataset"])
-def test_a_folder_that_is_not_there_or_holds_no_image_is_refused(checkout, tmp_path, name):
-    (tmp_path / "empty").mkdir()
-    for place in (tmp_path / "nowhere", tmp_path / "empty"):
-        with pytest.raises(DataError, match=place.name):
-            runner.plan("small", overrides={name: str(place)})
 
 
 def test_every_place_among_the_parameters_is_known_as_one():
