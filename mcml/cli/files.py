@@ -51,18 +51,16 @@ def compress(options: argparse.Namespace) -> None:
     mcml compress photo.png --bpp 0.3
     mcml compress 'photos/*.png' -o compressed/ --rate 40
     """
+    from mcml.codec.interface import bits_per_pixel, encode_at_bpp
+    from mcml.codec.learned import LearnedCodec
+    from mcml.data.images import EXTENSIONS, read_image
+    from mcml.metrics import distortion
+
     if options.bpp is not None and options.rate is not None:
         raise UsageError("--bpp and --rate: give one of them")
-    from mcml.data.images import EXTENSIONS, read_image
-
     if compressed := [word for word in options.words if word.lower().endswith(SUFFIX)]:
         raise UsageError(f"{compressed[0]} is compressed already: `mcml decompress` makes a picture of it")
     pairs = pair_outputs(find_inputs(options, EXTENSIONS, "image"), options, SUFFIX)
-
-    from mcml.codec.interface import bits_per_pixel, encode_at_bpp
-    from mcml.codec.learned import LearnedCodec
-    from mcml.metrics import distortion
-
     codec = LearnedCodec(options.model)
     if options.adaptive and not codec.coder.has_maps:
         raise UsageError(f"--adaptive: {codec.name} has no importance maps")

@@ -35,20 +35,20 @@ def main() -> NoReturn:
 
 def run(words: Sequence[str]) -> int:
     """Run a command line; return 0, 1 for bad data, 2 for bad words, 130 after Ctrl-C, 143 after SIGTERM."""
-    debug, words = "--debug" in words, [word for word in words if word != "--debug"]
+    options = argparse.Namespace(debug="--debug" in words, failed=False)
+    words = [word for word in words if word != "--debug"]
     whole = parser()
     commands = whole.get_default("commands")
     try:
         if not words or words[0].startswith("-"):
             whole.parse_args(words or ["--help"])  # ends here: --help, --version or a mistake
         command = commands[choose("command", words[0], commands)]
-        options = argparse.Namespace(debug=debug, failed=False)
         command.parse_intermixed_args(words[1:], options)  # options may stand between files
         options.run(options)
         sys.stdout.flush()
         return int(options.failed)
     except (McmlError, StoppedError) as error:
-        tell(error, debug)
+        fail(options, error)
         return error.exit_code
     except SystemExit as ended:  # argparse after --help and --version
         return int(ended.code or 0)
@@ -56,7 +56,7 @@ def run(words: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if debug:
+        if options.debug:
             raise
         fault = f"{type(error).__name__}: {error}"
         print(f"mcml: a fault of mcml itself, {fault} (--debug shows where)", file=sys.stderr)
@@ -118,15 +118,10 @@ def shown(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def fail(options: argparse.Namespace, error: McmlError, path: Path | None = None) -> None:
-    """Tell of an input that failed, so that the command goes on with the others and ends with 1."""
+def fail(options: argparse.Namespace, error: BaseException, path: Path | None = None) -> None:
+    """Print an error's sentence, which names the file that it is about; a command that goes on ends in 1."""
     options.failed = True
-    tell(error, options.debug, path)
-
-
-def tell(error: BaseException, debug: bool, path: Path | None = None) -> None:
-    """Print an error's sentence, which names the file that it is about; with `debug` its traceback."""
-    if debug:
+    if options.debug:
         traceback.print_exception(error)
     named = path is None or str(error).startswith(f"{path}: ")
     print(f"mcml: {error}" if named else f"mcml: {shown(path)}: {error}", file=sys.stderr)

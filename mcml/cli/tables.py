@@ -97,6 +97,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """
     from mcml.codec.interface import get_codec
     from mcml.data.sets import image_set
+    from mcml.lab import evaluate as evaluation
     from mcml.lab.parameters import parse_bpp_list, parse_names
 
     names = parse_names(options.codecs)
@@ -113,9 +114,6 @@ def evaluate(options: argparse.Namespace) -> None:
             raise UsageError(f"{path} exists: name another with --csv, or --overwrite replaces it")
     images = image_set(options.folder)
     check_writable(table_file)  # now, not after an hour of encoding
-
-    from mcml.lab import evaluate as evaluation
-
     began = time.perf_counter()
     with Progress("evaluate") as progress:
         progress.update(0.0, f"{len(names)} codecs on {len(images.paths)} images")
@@ -152,9 +150,9 @@ def data(_: argparse.Namespace) -> None:
             state = "here, hash as registered" if images.entry else "here, differs from the registry"
             rows[-1] |= {"images": len(images.paths), "state": state}
         except DataError as error:
-            is_absent = "not found" in str(error)
-            rows[-1]["state"] = "not here: set MCML_DATA" if is_absent else "damaged or incomplete"
-            if not is_absent:
+            rows[-1]["state"] = "not here: set MCML_DATA"
+            if "not found" not in str(error):
+                rows[-1]["state"] = "damaged or incomplete"
                 print(f"note: {error}", file=sys.stderr)
     print_table(rows)
 

@@ -75,8 +75,8 @@ def _fit(what: str, make: Callable[..., Run]) -> tuple[Run, str]:
 
         def report(row: Mapping[str, Any]) -> None:
             figures = {name: v for name, v in row.items() if name.startswith(wanted) and math.isfinite(v)}
-            texts = (f"{name} {value:.3f}" for name, value in figures.items())
-            progress.update(row["spent"], "  ".join([f"step {row['step']}", *texts]))
+            texts = [f"step {row['step']}", *(f"{name} {value:.3f}" for name, value in figures.items())]
+            progress.update(row["spent"], "  ".join(texts))
 
         run = make(report=report)
         if run.step and run.fabric.is_global_zero:

@@ -36,8 +36,7 @@ def decoded(tmp_path, photo_folder):
 
 
 def rows_of(path, image):
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["image"] == image]
+    return [row for row in csv.DictReader(path.read_text().splitlines()) if row["image"] == image]
 
 
 # --------------------------------------------------------------------------------- compare

@@ -29,11 +29,6 @@ def arguments(data, run_dir, steps=3, *more, **settings):
     return [*map(str, words), *map(str, more)]
 
 
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 # ----------------------------------------------------------------------------------- train
 
 
@@ -62,7 +57,7 @@ def test_train_writes_a_model_a_log_and_its_validation(mcml, photo_folder, tmp_p
     assert record["data_hash"] == image_set(str(photo_folder)).digest  # as everywhere
     assert record["torch"] == torch.__version__
 
-    validation = rows_of(run / "validation.csv")
+    validation = list(csv.DictReader((run / "validation.csv").read_text().splitlines()))
     bpp = [float(row["estimated_bpp"]) for row in validation]
     assert [float(row["dial"]) for row in validation] == sorted(float(row["dial"]) for row in validation)
     assert len(bpp) == 6 and bpp == sorted(bpp) and bpp[0] < bpp[-1]  # the dial opens the mask
