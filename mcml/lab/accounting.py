@@ -14,7 +14,7 @@ from mcml.codec import container
 from mcml.codec.learned import LearnedCodec
 from mcml.lab.workers import side_by_side
 from mcml.metrics.color import rgb_to_lab, rgb_to_ycbcr
-from mcml.metrics.distortion import ciede2000_map, compare, psnr_from_mse
+from mcml.metrics.distortion import ciede2000_map, psnr_from_mse
 
 KINDS = ("uniform", "adaptive")  # without and with importance maps
 
@@ -59,7 +59,6 @@ def file_rows(
     *,
     kinds: Sequence[str] = KINDS[:1],
     workers: int = 0,
-    colors_only: bool = True,
 ) -> list[dict[str, Any]]:
     """Encode to files, decode and measure: a row for each system, kind, image and quality.
 
@@ -69,26 +68,20 @@ def file_rows(
         qualities: percentages of luma's groups.
         kinds: of `KINDS`.
         workers: processes, 0 for as many as there are cores.
-        colors_only: leave out all other metrics.
 
     Returns:
         Rows of codec (the system's name), kind, image, quality, file_bytes, bpp, ideal_bpp, raw_bpp,
-        psnr, psnr_Y, psnr_Cb, psnr_Cr, ciede2000, then all metrics' columns.
+        psnr, psnr_Y, psnr_Cb, psnr_Cr, ciede2000.
     """
     calls = [
-        partial(_file_rows, name, folder, kind, images, qualities, colors_only)
+        partial(_file_rows, name, folder, kind, images, qualities)
         for (name, folder), kind in product(systems.items(), kinds)
     ]
     return [row for rows in side_by_side(calls, workers) for row in rows]
 
 
 def _file_rows(
-    name: str,
-    folder: Path | str,
-    kind: str,
-    images: Mapping[str, np.ndarray],
-    qualities: Sequence[float],
-    colors_only: bool,
+    name: str, folder: Path | str, kind: str, images: Mapping[str, np.ndarray], qualities: Sequence[float]
 ) -> list[dict[str, Any]]:
     coder, rows = LearnedCodec(folder), []
     for image_name, image in images.items():
@@ -106,5 +99,5 @@ def _file_rows(
                 "ciede2000": float(ciede2000_map(rgb_to_lab(image), rgb_to_lab(decoded)).mean()),
             }  # fmt: skip
             row |= zip(("psnr_Y", "psnr_Cb", "psnr_Cr"), map(psnr_from_mse, planes.tolist()), strict=True)
-            rows.append(row | ({} if colors_only else vars(compare(image, decoded))))
+            rows.append(row)
     return rows
