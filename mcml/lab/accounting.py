@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mcml.codec import container
+from mcml.codec.interface import get_codec
 from mcml.codec.learned import LearnedCodec
 from mcml.lab.workers import side_by_side
 from mcml.metrics.color import rgb_to_lab, rgb_to_ycbcr
@@ -83,7 +84,7 @@ def file_rows(
 def _file_rows(
     name: str, folder: Path | str, kind: str, images: Mapping[str, np.ndarray], qualities: Sequence[float]
 ) -> list[dict[str, Any]]:
-    coder, rows = LearnedCodec(folder), []
+    coder, rows = get_codec(folder), []
     for image_name, image in images.items():
         analysis, pixels = coder.analyse(image), image[..., 0].size
         for quality in qualities:
