@@ -9,8 +9,8 @@ from helpers import ROOT, tiny_arguments
 
 ROOMS = ("base", "data", "metrics", "model", "codec", "training", "lab", "cli")  # each sees those before it
 LINES = {  # of Python, at most: a room of mcml, all of mcml, all tests
-    "mcml/base": 210, "mcml/data": 520, "mcml/metrics": 520, "mcml/model": 1220, "mcml/codec": 1640,
-    "mcml/training": 1060, "mcml/lab": 1600, "mcml/cli": 840, "mcml": 7500, "tests": 9000,
+    "mcml/base": 210, "mcml/data": 520, "mcml/metrics": 470, "mcml/model": 1210, "mcml/codec": 1640,
+    "mcml/training": 1080, "mcml/lab": 1730, "mcml/cli": 830, "mcml": 7690, "tests": 9400,
 }  # fmt: skip
 ONLY_IN = {  # rooms, or files of them
     **dict.fromkeys(("matplotlib", "seaborn", "pandas"), ("lab",)),
@@ -120,7 +120,6 @@ def test_training_runs_where_every_other_library_is_missing(photo_folder, tmp_pa
     assert files == {"checkpoint-00000001", "log.csv", "model", "validation.csv"}
 
 
-@pytest.mark.slow
 def test_budgets_of_lines_are_kept():
     """A file has the length that its idea needs; a room has a limit, so that all stays readable."""
     for folder, most in LINES.items():
