@@ -47,6 +47,8 @@ def add_commands(commands: Any) -> None:
     add = add_command(commands, train_entropy)
     add("--model", required=True, help="model folder, or a released one's name")
     add("--like", default="", help="take over the coder of a model with the same encoders")
+    add("--lr", type=number(float, 1e-9, 1), default=2e-3, help="Adam's learning rate (0.002)")
+    add("--bf16", action="store_true", help="autocast in the first three quarters of each part")
     for name in ("--data", "--run-dir", "--steps", "--minutes", "--threads"):
         add(name, **shared[name])
 
@@ -172,6 +174,7 @@ def train_entropy(options: argparse.Namespace) -> None:
     from mcml.training.entropy import EntropyTrainer, FrozenBits
 
     budget = {"steps": options.steps or 0, "minutes": options.minutes or 0.0}
+    learning = {"lr": options.lr, "bf16": options.bf16}
     if not (options.like or any(budget.values())):
         raise UsageError("give --minutes or --steps above 0, or --like")
     torch.set_num_threads(options.threads)
@@ -195,7 +198,9 @@ def train_entropy(options: argparse.Namespace) -> None:
             "--model": f"{Path(options.model).name}@{weights.digest(model)}",
             "--data": f"{photographs.name}@{photographs.digest}",
         }
-        make = partial(EntropyTrainer, model, bits, run_dir=options.run_dir, sources=sources, **budget)
+        make = partial(
+            EntropyTrainer, model, bits, run_dir=options.run_dir, sources=sources, **budget, **learning
+        )
         run, ended = _fit("train-entropy", make)
         if ended == "interrupted":
             raise StoppedError(run.stopping, "the same command goes on from here")

@@ -252,7 +252,7 @@ def _execute(run: NotebookRun, folder: Path, fingerprint: str, progress: Progres
     try:
         scratch.mkdir(parents=True)
         options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 180}
-        options["extra_arguments"] = ["--IPKernelApp.log_level=40"]  # no warning about local TCP
+        options["extra_arguments"] = ["--IPKernelApp.log_level=50"]
         options["on_cell_start"] = lambda cell, cell_index: progress(run.name, cell_index, cells)
         papermill.execute_notebook(
             str(run.path), str(executed), run.parameters, cwd=str(run.path.parent), **options

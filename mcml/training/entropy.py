@@ -88,7 +88,7 @@ class EntropyTrainer(Run):
             hidden: size of the state by stream.
             sources: "NAME@SHA256" of "--model" and "--data".
         """
-        settings = {"--steps": steps, "--minutes": minutes, "--batch": batch, "--side": side, "--lr": lr,
+        settings = {"--steps": steps, "--minutes": minutes, "batch": batch, "side": side, "--lr": lr,
                     "--bf16": bf16, "joint": joint, "hidden": dict(hidden), "seed": seed}  # fmt: skip
         super().__init__(run_dir, {**settings, **sources}, steps, minutes, report=report)
         self.model, self.bits, self.device = model, bits, model.rate_slope.device
