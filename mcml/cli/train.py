@@ -38,6 +38,7 @@ def add_commands(commands: Any) -> None:
     }
     add = add_command(commands, train)
     add("--variant", default="luma", help="luma, independent, fusion or rgb (luma)")
+    add("--quantizer", default="binary", help="binary (the poster's) or scalar (binary)")
     add("--from", dest="initial", default="", help="model whose streams are taken over")
     add("--train", help="streams that learn, as Cb,Cr; the others are frozen")
     add("--valid", default="", help="photographs to evaluate on, as --data; '' for none")
@@ -54,6 +55,7 @@ def add_commands(commands: Any) -> None:
 
     add = add_command(commands, info)
     add("--variant", default="", help="luma, independent, fusion or rgb (all of them)")
+    add("--quantizer", default="binary", help="binary or scalar (binary)")
     for name in ("--profile", "--set"):
         add(name, **shared[name])
 
@@ -63,10 +65,12 @@ def _recipe(options: argparse.Namespace, variant: str, settings: Sequence[str]) 
     from mcml.model.cost import equal_cost_rgb
     from mcml.model.settings import load_recipe
 
-    recipe = load_recipe(options.profile, variant, settings)
+    recipe = load_recipe(options.profile, variant, settings, quantizer=options.quantizer)
     if variant != "rgb" or any(text.startswith("model.luma.width") for text in settings):
         return recipe
-    luma = equal_cost_rgb(load_recipe(options.profile, "fusion", settings).model).luma
+    luma = equal_cost_rgb(
+        load_recipe(options.profile, "fusion", settings, quantizer=options.quantizer).model
+    ).luma
     return recipe.changed(model={"luma": {"width": luma.width, "code_channels": luma.code_channels}})
 
 

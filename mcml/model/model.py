@@ -2,7 +2,7 @@
 
 An image's way, as `Model.forward` goes it: `Model.planes` -> `Stream.encode` (bits and importance logit)
 -> `Stream.mask` at a dial, `masked_bits` (the code, which codec/ writes to a file) -> `Stream.decoder` ->
-`Model.join`.
+`Model.join`. Scalar streams (scalar.py) have latents for bits and a gain for the mask.
 """
 
 from __future__ import annotations
@@ -19,19 +19,8 @@ from mcml.metrics.color import RGB_TO_YCBCR, YCBCR_TO_RGB
 from mcml.model.networks import Decoder, Encoder, FusionDecoder, ImportanceHead
 from mcml.model.quantization import binarize, channel_groups, importance_levels, masked_bits, nested_mask
 from mcml.model.rate import BITS_PER_NAT, BitModel, LevelModel, bits_of
+from mcml.model.scalar import ScalarStream, StreamOutput, lmbda_of
 from mcml.model.settings import ModelConfig, StreamConfig
-
-
-class StreamOutput(NamedTuple):
-    """What one stream sends and shows; h = H/8, w = W/8, H and W after padding."""
-
-    x_hat: Tensor | None  # (B, C, H, W) of the input's size, about [-0.5, 0.5]; None if not asked for
-    bits: Tensor  # (B, n, h, w) in {0, 1}
-    importance: Tensor  # (B, 1, h, w) p in (0, 1); the dial's in every position where the map is uniform
-    level: Tensor  # (B, h, w) int64, Q in 0..L-1
-    mask: Tensor  # (B, n, h, w) in {0, 1}
-    code: Tensor  # (B, n, h, w) masked bits in {-1, 0, +1}
-    estimated_bits: Tensor  # (B,) of an ideal coder with the stream's own context model
 
 
 class ModelOutput(NamedTuple):
@@ -107,6 +96,27 @@ class Stream(nn.Module):
             total = total + self.level_model(level).sum(dim=(1, 2)) * BITS_PER_NAT
         return total
 
+    def forward(
+        self, plane: Tensor, dial: Tensor, before: Mapping[str, Tensor], *, decode: bool = True,
+        estimate: bool = True, uniform: Tensor | None = None,
+    ) -> StreamOutput:  # fmt: skip
+        """Encode, mask and decode a plane (B, C, 8 h, 8 w) at a dial (B,), given the codes of streams before.
+
+        The other arguments are those of `Model.forward`.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_learns()):
+            bits, logit = self.encode(plane)
+            if uniform is not None:
+                logit = torch.where(uniform.view(-1, 1, 1, 1), 0.0, logit)
+            importance = torch.sigmoid(logit + dial.view(-1, 1, 1, 1))
+            level, mask = self.mask(importance)
+        code, luma = masked_bits(bits, mask), before.get("Y")
+        spent = torch.zeros(len(plane), device=plane.device)
+        if estimate:
+            spent = self.estimated_bits(bits, level, mask, None if luma is None else luma.detach())
+        x_hat = self.decoder(code, luma) if decode else None
+        return StreamOutput(x_hat, code, spent, bits, importance, level, mask)
+
 
 class Model(nn.Module):
     """RGB image -> streams -> RGB image.
@@ -121,24 +131,31 @@ class Model(nn.Module):
         self.config = config
         self.streams = nn.ModuleDict()
         for key in config.streams:
-            luma_bits = config.luma.code_channels if key in ("Cb", "Cr") else 0
-            fused = config.variant == "fusion" and luma_bits > 0
-            channels = 3 if key == "RGB" else 1
-            self.streams[key] = Stream(config.stream(key), channels, luma_bits=luma_bits, fused=fused)
+            settings, channels = config.stream(key), 3 if key == "RGB" else 1
+            luma = config.luma.code_channels if key in ("Cb", "Cr") else 0
+            fused = config.variant == "fusion" and luma > 0
+            if config.quantizer == "binary":
+                stream = Stream(settings, channels, luma_bits=luma, fused=fused)
+            else:  # Cr's prior knows Cb's latents too
+                known = 0 if config.condition == "none" else luma + (key == "Cr") * settings.code_channels
+                stream = ScalarStream(settings, channels, luma=luma if fused else 0, known=known)
+            self.streams[key] = stream
         # lambda(p) = scale exp(-decay p), in the loss's units; a training run's start sets it.
         self.register_buffer("rate_slope", torch.tensor([11.0, 1.0]))
         self.register_buffer("to_ycbcr", torch.tensor(RGB_TO_YCBCR, dtype=torch.float32), persistent=False)
         self.register_buffer("to_rgb", torch.tensor(YCBCR_TO_RGB, dtype=torch.float32), persistent=False)
 
     def lmbda(self, dial: Tensor) -> Tensor:
-        """Return the rate's weight that belongs to a dial: (B,) to (B,)."""
+        """Return the weight that belongs to a dial, (B,) to (B,): binary, the rate's; scalar, the error's."""
+        if self.config.quantizer == "scalar":
+            return lmbda_of(dial)
         return self.rate_slope[0] * torch.exp(-self.rate_slope[1] * torch.sigmoid(dial))
 
     def planes(self, rgb: Tensor) -> dict[str, Tensor]:
         """Split (B, 3, H, W) RGB in [0, 1] into planes (B, C, H, W) in [-0.5, 0.5] by stream."""
         if self.config.variant == "rgb":
             return {"RGB": rgb - 0.5}
-        ycbcr = torch.einsum("kc,bchw->bkhw", self.to_ycbcr.to(rgb.dtype), rgb)
+        ycbcr = _mix(self.to_ycbcr, rgb)
         return {
             key: ycbcr[:, i : i + 1] - (0.5 if key == "Y" else 0.0)  # chroma is centred as it is
             for i, key in enumerate(("Y", "Cb", "Cr"))
@@ -153,44 +170,59 @@ class Model(nn.Module):
         if "Cb" not in planes:
             return luma.expand(-1, 3, -1, -1)
         ycbcr = torch.cat([luma, planes["Cb"], planes["Cr"]], dim=1)
-        return torch.einsum("ck,bkhw->bchw", self.to_rgb.to(luma.dtype), ycbcr)
+        return _mix(self.to_rgb, ycbcr)
 
     def forward(
-        self, rgb: Tensor, dial: Tensor | float, *, decode: Sequence[str] | None = None,
-        estimate: bool = True, uniform: Tensor | None = None,
+        self, rgb: Tensor, dial: Tensor | float | Mapping[str, Tensor | float], *,
+        decode: Sequence[str] | None = None, estimate: bool = True, uniform: Tensor | None = None,
+        noise: Mapping[str, Tensor] | None = None,
     ) -> ModelOutput:  # fmt: skip
         """Encode, quantise and decode.
 
         Args:
             rgb: (B, 3, H, W) in [0, 1], any size.
-            dial: b, one number or (B,); larger keeps more bits at each position.
+            dial: one number or (B,), of all streams or by stream; larger spends more bits. Binary: b, within
+                -3..3; scalar: q in 0..1.
             decode: stream keys to decode, all by default; the others give codes only.
             estimate: False leaves `estimated_bits` at zero and saves the context models' work.
-            uniform: (B,) true where all maps are the dial's level everywhere.
+            uniform: binary: (B,) true where all maps are the dial's level everywhere.
+            noise: scalar: in -0.5..0.5 by `noise_shapes`, in place of rounding where rates are estimated.
         """
         padded, size = pad_to_multiple(rgb, STRIDE)
-        dial = torch.as_tensor(dial, dtype=torch.float32, device=rgb.device).expand(len(rgb))
         decode = self.config.streams if decode is None else decode
         outputs: dict[str, StreamOutput] = {}
+        codes: dict[str, Tensor] = {}
         for key, plane in self.planes(padded).items():
-            stream = self.streams[key]
-            with torch.set_grad_enabled(torch.is_grad_enabled() and stream.encoder_learns()):
-                bits, logit = stream.encode(plane)
-                if uniform is not None:
-                    logit = torch.where(uniform.view(-1, 1, 1, 1), 0.0, logit)
-                importance = torch.sigmoid(logit + dial.view(-1, 1, 1, 1))
-                level, mask = stream.mask(importance)
-            code = masked_bits(bits, mask)
-            luma = outputs["Y"].code if key in ("Cb", "Cr") else None
-            spent = torch.zeros(len(rgb), device=rgb.device)
-            if estimate:
-                spent = stream.estimated_bits(bits, level, mask, None if luma is None else luma.detach())
-            x_hat = stream.decoder(code, luma)[..., : size[0], : size[1]] if key in decode else None
-            outputs[key] = StreamOutput(x_hat, bits, importance, level, mask, code, spent)
+            own = dial[key] if isinstance(dial, Mapping) else dial
+            own = torch.as_tensor(own, dtype=torch.float32, device=rgb.device).expand(len(rgb))
+            given: dict[str, Any] = {"decode": key in decode, "estimate": estimate}
+            if self.config.quantizer == "binary":
+                given["uniform"] = uniform
+            elif noise is not None:
+                given["noise"] = {part: noise[f"{key}.{part}"] for part in self.streams[key].noise_parts}
+            output = self.streams[key](plane, own, codes, **given)
+            codes[key] = output.code
+            if key in decode:
+                output = output._replace(x_hat=output.x_hat[..., : size[0], : size[1]])
+            outputs[key] = output
         whole = all(output.x_hat is not None for output in outputs.values())
         image = self.join({key: output.x_hat for key, output in outputs.items()}) if whole else None
         total = torch.stack([output.estimated_bits for output in outputs.values()]).sum(0)
         return ModelOutput(image, outputs, total / (size[0] * size[1]))
+
+    def noise_shapes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
+        """Return what `forward` takes as noise for (height, width) pixels: channels, rows, columns."""
+        shapes = {}
+        for key, stream in self.streams.items():
+            for part, shape in stream.noise_shapes(-(-height // STRIDE), -(-width // STRIDE)).items():
+                shapes[f"{key}.{part}"] = shape
+        return shapes
+
+
+def _mix(matrix: Tensor, image: Tensor) -> Tensor:
+    """Multiply each pixel of (B, 3, H, W) by a (3, 3) matrix, in the image's own precision."""
+    with torch.autocast(image.device.type, enabled=False):
+        return torch.einsum("kc,bchw->bkhw", matrix.to(image.dtype), image)
 
 
 def build(config: ModelConfig, seed: int = 0) -> Model:

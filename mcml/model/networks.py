@@ -57,17 +57,23 @@ class Encoder(nn.Module):
     """Plane to features and code: an 8 x 8 convolution of stride 8, the 16 blocks, a 1 x 1 to the code."""
 
     def __init__(
-        self, channels: int, width: int, code_channels: int, groups: int = 5, blocks: int = 3
-    ) -> None:
+        self, channels: int, width: int, code_channels: int, groups: int = 5, blocks: int = 3,
+        *, quantizer: str = "binary",
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.binary = quantizer == "binary"
         self.stem = nn.Conv2d(channels, width, STRIDE, stride=STRIDE)
         self.trunk = Trunk(width, groups, blocks)
         self.code = nn.Conv2d(width, code_channels, 1)
 
     def forward(self, plane: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (B, C, H, W) in [-0.5, 0.5] to features (B, width, h, w) and e (B, n, h, w) in (0, 1)."""
+        """Map (B, C, H, W) in [-0.5, 0.5] to features (B, width, h, w) and code (B, n, h, w), float32.
+
+        The code is e in (0, 1) for the binarizer, or latents of any value.
+        """
         features = self.trunk(self.stem(plane))
-        return features, torch.sigmoid(self.code(features).float())
+        code = self.code(features).float()
+        return features, torch.sigmoid(code) if self.binary else code
 
 
 class ImportanceHead(nn.Module):
@@ -102,20 +108,30 @@ class Entry(nn.Module):
         return self.mix(torch.relu(self.cells(code)))
 
 
+def entry(code_channels: int, width: int, quantizer: str) -> nn.Module:
+    """Return what leads a code to a trunk: `Entry` for bits, a 3 x 3 convolution for scalar latents."""
+    return (
+        Entry(code_channels, width)
+        if quantizer == "binary"
+        else nn.Conv2d(code_channels, width, 3, padding=1)
+    )
+
+
 class Decoder(nn.Module):
-    """Masked bits to a plane: entry, the 16 blocks that mirror the encoder's, a sub-pixel convolution."""
+    """A code to a plane: entry, the 16 blocks that mirror the encoder's, a sub-pixel convolution."""
 
     def __init__(
-        self, channels: int, width: int, code_channels: int, groups: int = 5, blocks: int = 3, tail: int = 1
-    ) -> None:
+        self, channels: int, width: int, code_channels: int, groups: int = 5, blocks: int = 3, tail: int = 1,
+        *, quantizer: str = "binary",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.entry = Entry(code_channels, width)
+        self.entry = entry(code_channels, width, quantizer)
         self.trunk = Trunk(width, groups, blocks, tail)
         self.exit = nn.Conv2d(width, channels * STRIDE**2, 1)
         self.shuffle = nn.PixelShuffle(STRIDE)  # depth to space
 
     def forward(self, code: Tensor, luma: Tensor | None = None) -> Tensor:
-        """Map `masked_bits` (B, n, h, w) to (B, C, 8 h, 8 w), about [-0.5, 0.5]; luma's are not looked at."""
+        """Map a code (B, n, h, w) to (B, C, 8 h, 8 w), about [-0.5, 0.5]; luma's is not looked at."""
         return self.synthesis(self.entry(code))
 
     def synthesis(self, x: Tensor) -> Tensor:
@@ -124,18 +140,19 @@ class Decoder(nn.Module):
 
 
 class FusionDecoder(Decoder):
-    """The poster's fusion network: a colour plane from its own masked bits and luma's.
+    """The poster's fusion network: a colour plane from its own code (masked bits or latents) and luma's.
 
     binarizer -> concatenation -> 15 blocks with 5 skips -> Cb (Cr). The first convolution after the
     concatenation is stored in two parts, whose outputs are summed: the same thing.
     """
 
     def __init__(
-        self, channels: int, width: int, code_channels: int, groups: int = 5, blocks: int = 3, *, luma: int
-    ) -> None:
-        super().__init__(channels, width, code_channels, groups, blocks, tail=0)
-        self.luma = Entry(luma, width)
+        self, channels: int, width: int, code_channels: int, groups: int = 5, blocks: int = 3, *, luma: int,
+        quantizer: str = "binary",
+    ) -> None:  # fmt: skip
+        super().__init__(channels, width, code_channels, groups, blocks, tail=0, quantizer=quantizer)
+        self.luma = entry(luma, width, quantizer)
 
     def forward(self, code: Tensor, luma: Tensor) -> Tensor:
-        """Map a colour's masked bits (B, n, h, w) and luma's (B, luma, h, w) to (B, C, 8 h, 8 w)."""
+        """Map a colour's code (B, n, h, w) and luma's (B, luma, h, w) to (B, C, 8 h, 8 w)."""
         return self.synthesis(self.entry(code) + self.luma(luma))

@@ -23,7 +23,11 @@ VARIANTS = {
     "rgb": "one network on R, G and B together, with the same compression module: [7]'s idea",
 }
 STREAMS = {"luma": ("Y",), "independent": ("Y", "Cb", "Cr"), "fusion": ("Y", "Cb", "Cr"), "rgb": ("RGB",)}
-DIAL_RANGE = (-3.0, 3.0)  # of the dial b (model.py) that the networks are trained for
+QUANTIZERS = {
+    "binary": "the poster's: an importance map's nested mask over a code of bits",
+    "scalar": "rounded latents with gains by dial and a quadtree prior",
+}
+DIAL_RANGES = {"binary": (-3.0, 3.0), "scalar": (0.0, 1.0)}  # that the networks are trained for
 
 
 def number(default: float, low: float, high: float) -> Any:
@@ -83,16 +87,25 @@ class Settings:
 class StreamConfig(Settings):
     """One stream's networks and compression module."""
 
+    quantizer: str = word("binary", "scalar")
     width: int = number(96, 1, 1024)  # channels of the trunks
-    code_channels: int = number(256, 1, 1024)  # n, bits a position at most
-    levels: int = number(32, 2, 256)  # L of the importance map; its L - 1 groups share the n bits
+    code_channels: int = number(256, 1, 1024)  # n, bits (at most) or latents a position
     groups: int = number(5, 1, 32)  # groups of residual blocks, each with a skip
     blocks: int = number(3, 1, 32)  # residual blocks a group
-    importance: str = word("adaptive", "uniform")  # "uniform": no map, the dial's level everywhere
+    levels: int = number(32, 2, 256)  # binary: L of the importance map; its L - 1 groups share the n bits
+    importance: str = word("adaptive", "uniform")  # binary; "uniform": no map, the dial's level everywhere
+    prior_width: int = number(64, 1, 1024)  # scalar: features of the prior
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.code_channels < self.levels - 1:
+        if self.quantizer == "scalar":
+            for name in ("levels", "importance"):  # of the other quantizer, in whose profiles they stand
+                object.__setattr__(self, name, type(self).__dataclass_fields__[name].default)
+            if self.code_channels % 4:
+                raise UsageError(
+                    f"code_channels is {self.code_channels}: scalar latents need a multiple of 4"
+                )
+        elif self.code_channels < self.levels - 1:
             raise UsageError(
                 f"code_channels is {self.code_channels}: {self.levels} levels need {self.levels - 1} or more"
             )
@@ -110,6 +123,34 @@ class ModelConfig(Settings):
     variant: str = word("fusion", *VARIANTS)
     luma: StreamConfig = field(default_factory=StreamConfig)  # also the rgb variant's one stream
     color: StreamConfig = field(default_factory=lambda: StreamConfig(width=64, code_channels=64, levels=16))
+    condition: str = word("luma", "none")  # scalar: what tells the prior of colour, or its own hyperprior
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.luma.quantizer != self.color.quantizer and len(self.streams) > 1:
+            raise UsageError(
+                f"luma is {self.luma.quantizer}, color {self.color.quantizer}: expected one quantizer"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings that count for the model's quantizer."""
+        tables = super().to_dict()
+        others = ("levels", "importance") if self.quantizer == "scalar" else ("quantizer", "prior_width")
+        for key in ("luma", "color"):
+            tables[key] = {name: value for name, value in tables[key].items() if name not in others}
+        if self.quantizer == "binary":
+            del tables["condition"]
+        return tables
+
+    @property
+    def quantizer(self) -> str:
+        """Return "binary" or "scalar", of all streams."""
+        return self.luma.quantizer
+
+    @property
+    def dial_range(self) -> tuple[float, float]:
+        """Return the dial's range that the networks are trained for."""
+        return DIAL_RANGES[self.quantizer]
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -131,6 +172,8 @@ class LossConfig(Settings):
     gamma: float = number(1.0, 0, 1e9)
     # whose importance maps cost: "all", or "luma" as the poster prints it (colour bits are then free)
     rate_streams: str = word("all", "luma")
+    # scalar: weight of CIEDE2000's mean square, in grey levels each, in the last third of the budget
+    color_difference: float = number(0.0, 0, 1e9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +184,9 @@ class StageConfig(Settings):
     train: str = ""  # streams that learn, separated by commas; "" is all. The others are frozen
     importance_from: float = number(0.0, 0, 1)
     encoder_from: float = number(1.0, 0, 1)
-    encoder_lr: float = number(0.1, 0, 10)  # share of `lr`, of encoder and importance map
+    encoder_lr: float = number(0.1, 0, 10)  # share of `lr`, of encoder and importance map or gains
+    prior_from: float = number(0.0, 0, 1)  # scalar
+    rounding_from: float = number(0.85, 0, 1)  # scalar: from here rounding is real, encoders and gains stay
     uniform_share: float = number(0.0, 0, 1)  # of the samples that are trained with one level everywhere
 
 
@@ -159,7 +204,7 @@ class TrainConfig(Settings):
     clip: float = number(1.0, 1e-9, 1e9)  # largest norm of the codec's gradient, and of the context models'
     ema: float = number(0.998, 0, 0.99999)  # decay of the averaged weights, which are what is released
     precision: str = word("32", "bf16")  # "bf16": autocast with float32 master weights
-    compile: bool = False  # torch.compile on a GPU, where it is worth its minutes; a CPU leaves it
+    cuda: str = word("eager", "compile", "graph")  # how a GPU runs a step; "graph" captures it once
     context_every: int = number(4, 1, 1000)  # steps between two of the context models
     seed: int = number(0, 0, 2**31)
 
@@ -210,14 +255,24 @@ def training_profiles() -> list[str]:
     return sorted(path.stem for path in profile_folder().glob("*.toml"))
 
 
-def load_recipe(profile: str, variant: str, settings: Sequence[str] = ()) -> Recipe:
-    """Read a profile for a variant, with settings given as "table.name=value" on top."""
+def load_recipe(
+    profile: str, variant: str, settings: Sequence[str] = (), *, quantizer: str = "binary"
+) -> Recipe:
+    """Read a profile for a variant, with settings given as "table.name=value" on top.
+
+    A profile's table `scalar` holds what is otherwise for that quantizer.
+    """
     path = profile_folder() / f"{choose('training profile', profile, training_profiles())}.toml"
     try:
-        recipe = Recipe().changed(**tomllib.loads(path.read_text("utf-8")))
+        tables = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"training profile {path.name} is not valid TOML: {error}") from error
-    return recipe.changed(**{"model.variant": variant} | dict(map(_parse, settings)))
+    others = {name: dotted(tables.pop(name, {})) for name in QUANTIZERS}
+    streams = {
+        f"model.{key}.quantizer": choose("quantizer", quantizer, QUANTIZERS) for key in ("luma", "color")
+    }
+    chosen = dotted(tables) | streams | others[quantizer] | {"model.variant": variant}
+    return Recipe().changed(**chosen | dict(map(_parse, settings)))
 
 
 def _parse(text: str) -> tuple[str, Any]:

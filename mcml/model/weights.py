@@ -168,10 +168,18 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
 
 
 def copy_stream(source: Model, target: Model, key: str) -> None:
-    """Copy one stream's weights, and with luma the rate's slope; `DataError` if the streams differ."""
+    """Copy one stream's weights, and with luma the rate's slope; `DataError` if the streams differ.
+
+    Scalar streams may differ in their decoders' fusion: what only one of them has stays as it is.
+    """
     if key not in source.streams:
         raise DataError(f"stream {key}: the model to start from has {', '.join(source.streams)}")
-    load_into(target.streams[key], source.streams[key].state_dict(), f"stream {key}")
+    tensors = source.streams[key].state_dict()
+    if source.config.quantizer == target.config.quantizer == "scalar":
+        own = target.streams[key].state_dict()
+        tensors = {k: v for k, v in tensors.items() if k in own or not k.startswith("decoder.")}
+        tensors |= {k: v for k, v in own.items() if k.startswith("decoder.") and k not in tensors}
+    load_into(target.streams[key], tensors, f"stream {key}")
     if key == target.config.streams[0]:
         target.rate_slope.copy_(source.rate_slope)
 

@@ -26,7 +26,7 @@ from mcml.codec.transforms import analysis_transform
 from mcml.model.model import Model, Stream
 from mcml.model.quantization import importance_levels, masked_bits
 from mcml.model.rate import bits_of
-from mcml.model.settings import DIAL_RANGE
+from mcml.model.settings import DIAL_RANGES
 from mcml.training.run import Report, Run
 
 HIDDEN = {"Y": 96, "RGB": 96, "Cb": 48, "Cr": 48}
@@ -116,7 +116,7 @@ class EntropyTrainer(Run):
         see only earlier ones. Without them (`whole` false) three quarters are uniform: colour meets
         luma as far open as in a file of the same dial.
         """
-        draws, batch, (low, high) = self.draws["crops"], {}, DIAL_RANGE
+        draws, batch, (low, high) = self.draws["crops"], {}, DIAL_RANGES["binary"]
         kinds = torch.tensor([0, 0, 1, 2] if whole else [1, 1, 1, 2])
         kind = kinds[torch.randint(4, (count, 1, 1), generator=draws)]
         dial = low + (high - low) * torch.rand(count, 1, 1, generator=draws)
@@ -185,7 +185,7 @@ class EntropyTrainer(Run):
         """Count levels by pass, spread and predicted level: (P, S, L, L) uint16 that sum to 65536."""
         levels = self.model.config.stream(key).levels
         counts = np.zeros((LEVEL_PASSES, len(SPREADS) + 1, levels, levels))
-        draws, (low, high) = self.draws["crops"], DIAL_RANGE
+        draws, (low, high) = self.draws["crops"], DIAL_RANGES["binary"]
         for i in torch.randint(len(self.bits.tiles), (tiles,), generator=draws):
             logit = torch.from_numpy(self.bits.tiles[i][key][1]).float()
             for dial in low + (high - low) * torch.rand(4, generator=draws):

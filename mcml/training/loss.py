@@ -22,6 +22,9 @@ from mcml.model.settings import LossConfig
 
 CHANNELS = {"Y": 1, "Cb": 1, "Cr": 1, "RGB": 3}  # streams and their planes
 
+# Of a stream's squared error in RGB's: mean squares of the columns of the matrix back to RGB.
+RGB_SHARES = {"Y": 1.0, "Cb": (0.344136**2 + 1.772**2) / 3, "Cr": (1.402**2 + 0.714136**2) / 3, "RGB": 1.0}
+
 
 class LossTerms(NamedTuple):
     """Batch means on the loss' device: `total` = `distortion` + `weighted_rate`.
@@ -91,6 +94,37 @@ def multi_loss(
     distortion, weighted_rate = distortion.mean(), (lmbda * rate).mean()
     per_stream = {key: d.mean() for key, d in distortions.items()}
     return LossTerms(distortion + weighted_rate, distortion, rate.mean(), weighted_rate, per_stream)
+
+
+def rate_distortion_loss(
+    x: Mapping[str, Tensor], x_hat: Mapping[str, Tensor], estimated_bpp: Mapping[str, Tensor],
+    lmbda: Tensor, config: LossConfig, color_difference: Tensor | None = None,
+) -> LossTerms:  # fmt: skip
+    """Return the loss of scalar latents: mean over b of lmbda_b^-0.35 (lmbda_b D_b + R_b).
+
+    D_b sums the streams' mean squared errors in grey levels, each with its share in RGB's (`RGB_SHARES`),
+    Cb's and Cr's times gamma; R_b is bits a pixel. The power evens out what dials weigh: at the optimum, lmbda D
+    and R shrink together as lmbda falls.
+
+    Args:
+        x, x_hat: as in `multi_loss`.
+        estimated_bpp: (B,) by stream.
+        lmbda: (B,), bits a pixel for a squared grey level.
+        config: gamma, and `color_difference`, the weight of its argument.
+        color_difference: (B,) mean squares of CIEDE2000, or None for none.
+    """
+    per_stream = {
+        key: 255**2 * (plane - x_hat[key]).float().square().mean((1, 2, 3)) for key, plane in x.items()
+    }
+    weights = {key: RGB_SHARES[key] * (config.gamma if key in ("Cb", "Cr") else 1) for key in x}
+    distortion = torch.stack([weights[key] * error for key, error in per_stream.items()]).sum(0)
+    if color_difference is not None:
+        distortion = distortion + config.color_difference * color_difference
+    rate, evened = torch.stack(list(estimated_bpp.values())).sum(0), lmbda**-0.35
+    weighted = (evened * rate).mean()
+    total = (evened * lmbda * distortion).mean() + weighted
+    means = {key: error.mean() for key, error in per_stream.items()}
+    return LossTerms(total, distortion.mean(), rate.mean(), weighted, means)
 
 
 def _wide(values: Tensor) -> torch.dtype:

@@ -1,0 +1,179 @@
+"""What a step of training descends, for each quantizer, and which weights learn when.
+
+Binary: decoders and context models (which only estimate rates) learn from the first step on; the
+importance map, which decides where bits go, from `importance_from`; the encoder, whose bits all else has
+come to rely on, late and slowly or never (`encoder_from`, `encoder_lr`).
+
+Scalar: all learn at once, noise standing for the rounding where rates are estimated; from `rounding_from`
+on encoders and gains stay, and decoders and priors learn on what rounding really gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcml.model.model import Model, ModelOutput
+from mcml.model.settings import Recipe
+from mcml.training import threshold_start, transform_start
+from mcml.training.color_difference import ciede2000
+from mcml.training.loss import multi_loss, rate_distortion_loss
+
+PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
+COLOR_DIFFERENCE_FROM = 2 / 3  # of the budget
+Plan = dict[
+    str, tuple[float, bool]
+]  # by part: learning rate before warm-up and cosine, and whether it learns
+
+
+class BinaryObjective:
+    """The multi-loss of the poster; its parts are clipped apart from the context models'."""
+
+    betas = (0.9, 0.999)
+    columns = ("importance", "open")
+    apart = (("context",), ("decoder", "importance", "encoder"))
+
+    def __init__(self, model: Model, recipe: Recipe) -> None:
+        """Say which weights of the trained streams may learn, in `parts`."""
+        self.model, self.recipe, self.trained = model, recipe, recipe.trained_streams()
+        streams = [model.streams[key] for key in self.trained]
+        modules = {name: [getattr(stream, name) for stream in streams] for name in self.apart[1]}
+        modules["context"] = [m for stream in streams for m in (stream.bit_model, stream.level_model)]
+        self.parts = {name: [p for m in of if m for p in m.parameters()] for name, of in modules.items()}
+
+    def start(self, patches: Tensor, fresh: Sequence[str]) -> None:
+        """Set the first weights of `fresh` streams by the start that the recipe names."""
+        model, distortion, first = self.model, self.recipe.loss.distortion, self.model.config.streams[0]
+        if fresh and self.recipe.stage.start == "threshold":
+            threshold_start.start(model, patches, fresh, distortion=distortion)
+            return
+        for key in fresh:  # untrained bits cost about one each
+            stream = model.streams[key]
+            stream.rate_weight.copy_(stream.full_bits / model.streams[first].full_bits)
+        if first in fresh:
+            model.rate_slope.copy_(torch.tensor(PLAIN_SLOPES[distortion]))
+
+    def phase(self, step: int, spent: float) -> tuple[bool, ...]:
+        """Return whether rates are estimated, and whether importance map and encoder learn."""
+        stage = self.recipe.stage
+        estimates = step % self.recipe.train.context_every == 0
+        return estimates, stage.importance_from <= spent, stage.encoder_from <= spent
+
+    def plan(self, phase: tuple[bool, ...]) -> Plan:
+        """Return learning rate and whether it learns, by part."""
+        train = self.recipe.train
+        slow = train.lr * self.recipe.stage.encoder_lr  # shares of 1 are never: no step has spent all
+        plan = {"decoder": (train.lr, True), "context": (train.context_lr, phase[0])}
+        return plan | {"importance": (slow, phase[1]), "encoder": (slow, phase[2])}
+
+    def draw(self, phase: tuple[bool, ...], generator: torch.Generator, batch: int) -> dict[str, Tensor]:
+        """Draw which of the samples get a uniform map."""
+        share, device = self.recipe.stage.uniform_share, self.model.rate_slope.device
+        if not share:
+            return {"uniform": torch.zeros(batch, dtype=torch.bool, device=device)}
+        return {"uniform": torch.rand(batch, generator=generator, device=device) < share}
+
+    def options(self, phase: tuple[bool, ...], drawn: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the arguments of `Model.forward` beside pixels and dial."""
+        return {"decode": self.trained, "estimate": phase[0], "uniform": drawn["uniform"]}
+
+    def loss(
+        self, output: ModelOutput, rgb: Tensor, dial: Tensor, phase: tuple[bool, ...]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what is descended and the log's figures."""
+        streams = {key: output.streams[key] for key in self.trained}
+        x = {key: plane for key, plane in self.model.planes(rgb).items() if key in streams}
+        x_hat = {key: stream.x_hat for key, stream in streams.items()}
+        importance = {key: stream.importance for key, stream in streams.items()}
+        if self.recipe.loss.rate_streams != "luma":  # a step of p then costs the same bits in every stream
+            importance = {key: p * self.model.streams[key].rate_weight for key, p in importance.items()}
+        terms = multi_loss(x, x_hat, importance, self.model.lmbda(dial), self.recipe.loss)
+        row = {name: getattr(terms, name) for name in ("distortion", "rate", "weighted_rate")}
+        row["loss"] = terms.total
+        for key, stream in streams.items():
+            row[f"distortion_{key}"] = terms.distortion_per_stream[key]
+            row[f"importance_{key}"] = stream.importance.mean()
+            row[f"open_{key}"] = stream.mask.float().mean()
+            row[f"psnr_{key}"] = (stream.x_hat - x[key]).square().mean()
+            if phase[0]:
+                row[f"estimated_bpp_{key}"] = stream.estimated_bits.mean() / (rgb.shape[-1] * rgb.shape[-2])
+        # Estimated bits reach the context models alone: they follow the codec and do not move it.
+        return terms.total + sum(row[f"estimated_bpp_{key}"] for key in streams if phase[0]), row
+
+
+class ScalarObjective:
+    """Rate and distortion of scalar latents, with a lambda for each dial."""
+
+    betas = (0.9, 0.99)
+    columns = ()
+    apart = (("decoder", "encoder", "prior"),)
+
+    def __init__(self, model: Model, recipe: Recipe) -> None:
+        """Say which weights of the trained streams may learn, in `parts`."""
+        self.model, self.recipe, self.trained = model, recipe, recipe.trained_streams()
+        streams = [model.streams[key] for key in self.trained]
+        self.parts = {
+            "decoder": [p for stream in streams for p in stream.decoder.parameters()],
+            "encoder": [p for stream in streams for p in stream.encoder_parameters()],
+            "prior": [p for stream in streams for p in stream.prior_parameters()],
+        }
+        self.colors = recipe.loss.color_difference > 0 and len(model.streams) > 1
+
+    def start(self, patches: Tensor, fresh: Sequence[str]) -> None:
+        """Set the first weights of `fresh` streams to a transform coder."""
+        transform_start.start(self.model, patches, fresh) if fresh else None
+
+    def phase(self, step: int, spent: float) -> tuple[bool, ...]:
+        """Return whether encoder and prior learn, rounding is real, and colour differences count."""
+        stage = self.recipe.stage
+        rounding = stage.rounding_from <= spent
+        encoder = stage.encoder_from <= spent and not rounding
+        return encoder, stage.prior_from <= spent, rounding, self.colors and spent >= COLOR_DIFFERENCE_FROM
+
+    def plan(self, phase: tuple[bool, ...]) -> Plan:
+        """Return learning rate and whether it learns, by part."""
+        lr = self.recipe.train.lr
+        return {
+            "decoder": (lr, True),
+            "encoder": (lr * self.recipe.stage.encoder_lr, phase[0]),
+            "prior": (lr, phase[1]),
+        }
+
+    def draw(self, phase: tuple[bool, ...], generator: torch.Generator, batch: int) -> dict[str, Tensor]:
+        """Draw the noise that stands for rounding, unless rounding is real."""
+        if phase[2]:
+            return {}
+        side, device = self.recipe.train.patch_px, self.model.rate_slope.device
+        shapes = self.model.noise_shapes(side, side)
+        return {k: torch.rand(batch, *v, generator=generator, device=device) - 0.5 for k, v in shapes.items()}
+
+    def options(self, phase: tuple[bool, ...], drawn: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the arguments of `Model.forward` beside pixels and dial."""
+        decode = self.model.config.streams if phase[3] else self.trained
+        return {"decode": decode, "noise": drawn or None}
+
+    def loss(
+        self, output: ModelOutput, rgb: Tensor, dial: Tensor, phase: tuple[bool, ...]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what is descended and the log's figures."""
+        streams = {key: output.streams[key] for key in self.trained}
+        x = {key: plane for key, plane in self.model.planes(rgb).items() if key in streams}
+        x_hat = {key: stream.x_hat for key, stream in streams.items()}
+        pixels = rgb.shape[-1] * rgb.shape[-2]
+        bpp = {key: stream.estimated_bits / pixels for key, stream in streams.items()}
+        difference = ciede2000(rgb, output.x_hat).square().mean((1, 2)) if phase[3] else None
+        terms = rate_distortion_loss(x, x_hat, bpp, self.model.lmbda(dial), self.recipe.loss, difference)
+        row = {name: getattr(terms, name) for name in ("distortion", "rate", "weighted_rate")}
+        row["loss"] = terms.total
+        for key in streams:
+            row[f"distortion_{key}"] = terms.distortion_per_stream[key]
+            row[f"psnr_{key}"] = (x_hat[key] - x[key]).square().mean()
+            row[f"estimated_bpp_{key}"] = bpp[key].mean()
+        return terms.total, row
+
+
+OBJECTIVES: dict[str, type[BinaryObjective] | type[ScalarObjective]]
+OBJECTIVES = {"binary": BinaryObjective, "scalar": ScalarObjective}
