@@ -115,7 +115,7 @@ class Stream(nn.Module):
         if estimate:
             spent = self.estimated_bits(bits, level, mask, None if luma is None else luma.detach())
         x_hat = self.decoder(code, luma) if decode else None
-        return StreamOutput(x_hat, code, spent, bits, importance, level, mask)
+        return StreamOutput(x_hat, spent, code, bits, importance, level, mask)
 
 
 class Model(nn.Module):
@@ -174,8 +174,8 @@ class Model(nn.Module):
 
     def forward(
         self, rgb: Tensor, dial: Tensor | float | Mapping[str, Tensor | float], *,
-        decode: Sequence[str] | None = None, estimate: bool = True, uniform: Tensor | None = None,
-        noise: Mapping[str, Tensor] | None = None,
+        decode: Sequence[str] | None = None, estimate: bool | Sequence[str] = True,
+        uniform: Tensor | None = None, noise: Mapping[str, Tensor] | None = None,
     ) -> ModelOutput:  # fmt: skip
         """Encode, quantise and decode.
 
@@ -184,7 +184,8 @@ class Model(nn.Module):
             dial: one number or (B,), of all streams or by stream; larger spends more bits. Binary: b, within
                 -3..3; scalar: q in 0..1.
             decode: stream keys to decode, all by default; the others give codes only.
-            estimate: False leaves `estimated_bits` at zero and saves the context models' work.
+            estimate: whether to estimate rates, or the stream keys for which to; without, `estimated_bits`
+                is zero and context models and priors have no work.
             uniform: binary: (B,) true where all maps are the dial's level everywhere.
             noise: scalar: in -0.5..0.5 by `noise_shapes`, in place of rounding where rates are estimated.
         """
@@ -195,7 +196,8 @@ class Model(nn.Module):
         for key, plane in self.planes(padded).items():
             own = dial[key] if isinstance(dial, Mapping) else dial
             own = torch.as_tensor(own, dtype=torch.float32, device=rgb.device).expand(len(rgb))
-            given: dict[str, Any] = {"decode": key in decode, "estimate": estimate}
+            wanted = estimate if isinstance(estimate, bool) else key in estimate
+            given: dict[str, Any] = {"decode": key in decode, "estimate": wanted}
             if self.config.quantizer == "binary":
                 given["uniform"] = uniform
             elif noise is not None:

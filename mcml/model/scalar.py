@@ -34,8 +34,8 @@ class StreamOutput(NamedTuple):
     """What one stream sends and shows; h = H/8, w = W/8, H and W after padding."""
 
     x_hat: Tensor | None  # (B, C, H, W) of the input's size, about [-0.5, 0.5]; None if not asked for
-    code: Tensor  # (B, n, h, w) for decoders: masked bits in {-1, 0, +1}, or latents as s / g
     estimated_bits: Tensor  # (B,) of an ideal coder with the stream's own context model or prior
+    code: Tensor  # (B, n, h, w) for decoders: masked bits in {-1, 0, +1}, or latents as s / g
     bits: Tensor | None = None  # binary: (B, n, h, w) in {0, 1}
     importance: Tensor | None = None  # (B, 1, h, w) p in (0, 1); the dial's everywhere if the map is uniform
     level: Tensor | None = None  # (B, h, w) int64, Q in 0..L-1
@@ -186,7 +186,7 @@ class ScalarStream(nn.Module):
         self, plane: Tensor, dial: Tensor, before: Mapping[str, Tensor], *, decode: bool = True,
         estimate: bool = True, noise: Mapping[str, Tensor] | None = None,
     ) -> StreamOutput:  # fmt: skip
-        """Encode, round and decode a plane (B, C, 8 h, 8 w) at a dial (B,), given the codes of earlier streams.
+        """Encode, round and decode a plane (B, C, 8 h, 8 w) at a dial (B,), given earlier streams' codes.
 
         No gradient passes to those. The other arguments are those of `Model.forward`; the decoder sees
         rounded latents in any case, with the identity's gradient.
@@ -209,4 +209,4 @@ class ScalarStream(nn.Module):
             bits = logistic_bits(symbols, mean * gain, log_scale + gain.log())
             spent = spent + bits.sum((1, 2, 3))
         x_hat = self.decoder(code, *known[:1]) if decode else None
-        return StreamOutput(x_hat, code, spent, symbols=rounded.detach())
+        return StreamOutput(x_hat, spent, code, symbols=rounded.detach())

@@ -103,8 +103,8 @@ def rate_distortion_loss(
     """Return the loss of scalar latents: mean over b of lmbda_b^-0.35 (lmbda_b D_b + R_b).
 
     D_b sums the streams' mean squared errors in grey levels, each with its share in RGB's (`RGB_SHARES`),
-    Cb's and Cr's times gamma; R_b is bits a pixel. The power evens out what dials weigh: at the optimum, lmbda D
-    and R shrink together as lmbda falls.
+    Cb's and Cr's times gamma; R_b is bits a pixel. The power evens out what dials weigh: at the optimum,
+    lmbda D and R shrink together as lmbda falls.
 
     Args:
         x, x_hat: as in `multi_loss`.

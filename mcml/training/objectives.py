@@ -10,7 +10,7 @@ on encoders and gains stay, and decoders and priors learn on what rounding reall
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,11 +44,11 @@ class BinaryObjective:
         modules["context"] = [m for stream in streams for m in (stream.bit_model, stream.level_model)]
         self.parts = {name: [p for m in of if m for p in m.parameters()] for name, of in modules.items()}
 
-    def start(self, patches: Tensor, fresh: Sequence[str]) -> None:
-        """Set the first weights of `fresh` streams by the start that the recipe names."""
+    def start(self, sample: Callable[[], Tensor], fresh: Sequence[str]) -> None:
+        """Set the first weights of `fresh` streams by the recipe's start, from sampled patches."""
         model, distortion, first = self.model, self.recipe.loss.distortion, self.model.config.streams[0]
         if fresh and self.recipe.stage.start == "threshold":
-            threshold_start.start(model, patches, fresh, distortion=distortion)
+            threshold_start.start(model, sample(), fresh, distortion=distortion)
             return
         for key in fresh:  # untrained bits cost about one each
             stream = model.streams[key]
@@ -122,9 +122,10 @@ class ScalarObjective:
         }
         self.colors = recipe.loss.color_difference > 0 and len(model.streams) > 1
 
-    def start(self, patches: Tensor, fresh: Sequence[str]) -> None:
-        """Set the first weights of `fresh` streams to a transform coder."""
-        transform_start.start(self.model, patches, fresh) if fresh else None
+    def start(self, sample: Callable[[], Tensor], fresh: Sequence[str]) -> None:
+        """Set the first weights of `fresh` streams to a transform coder, measured on sampled patches."""
+        if fresh:
+            transform_start.start(self.model, sample(), fresh)
 
     def phase(self, step: int, spent: float) -> tuple[bool, ...]:
         """Return whether encoder and prior learn, rounding is real, and colour differences count."""
@@ -153,7 +154,7 @@ class ScalarObjective:
     def options(self, phase: tuple[bool, ...], drawn: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the arguments of `Model.forward` beside pixels and dial."""
         decode = self.model.config.streams if phase[3] else self.trained
-        return {"decode": decode, "noise": drawn or None}
+        return {"decode": decode, "estimate": self.trained if any(phase[:2]) else (), "noise": drawn or None}
 
     def loss(
         self, output: ModelOutput, rgb: Tensor, dial: Tensor, phase: tuple[bool, ...]

@@ -86,8 +86,8 @@ class Trainer(Run):
         kept = [key for key in model.streams if initial is not None and key in initial.streams]
         side = min(128, 8 * (int(torch.minimum(self.store.heights, self.store.widths).max()) // 8))
         seeded = torch.Generator(self.device).manual_seed(self.recipe.train.seed)
-        patches = self.store.sample(128, side, seeded).float() / 255
-        self.objective.start(patches, [key for key in model.streams if key not in kept])
+        fresh = [key for key in model.streams if key not in kept]
+        self.objective.start(lambda: self.store.sample(128, side, seeded).float() / 255, fresh)
         for key in kept:
             copy_stream(initial, model, key)
 

@@ -54,7 +54,7 @@ def test_settings_lie_over_the_profile_over_the_defaults(profile):
     "text, name, value",
     [
         ("train.steps=5", "train.steps", 5),
-        ("train.compile=true", "train.compile", True),
+        ("train.cuda=graph", "train.cuda", "graph"),
         ("train.lr=1", "train.lr", 1.0),
         ("train.lr=1e-2", "train.lr", 0.01),
         (" train.precision = bf16 ", "train.precision", "bf16"),

@@ -16,7 +16,8 @@ from mcml.base.errors import DataError
 from mcml.data.patches import PatchStore
 from mcml.model.model import build
 from mcml.training import run
-from mcml.training.trainer import PARTS, Trainer
+from mcml.training.objectives import BinaryObjective
+from mcml.training.trainer import Trainer
 
 
 def trained(recipe, store, folder, *, stop_at=None, initial=None, watch=None, log_every=1):
@@ -101,7 +102,8 @@ def test_learning_rate_warms_up_and_falls_to_a_hundredth(store):
 
     def rates(step):
         trainer.step = step
-        trainer._prepare_step(True)
+        spent = trainer.progress()
+        trainer._prepare(trainer.objective.phase(step, spent), spent)
         return {group["name"]: group["lr"] for group in trainer.optimizer.param_groups}
 
     def wave(share):
@@ -161,7 +163,7 @@ def test_averaged_weights_follow_the_formula(store, ema):
     assert moved > 1e-4  # the average is not the last weight
 
 
-MODULES = (*PARTS, "bit_model", "level_model")
+MODULES = (*BinaryObjective.apart[1], "bit_model", "level_model")
 
 
 def changes(recipe, store):
@@ -213,7 +215,7 @@ def test_colour_trained_on_frozen_luma_leaves_its_weights_and_bits(
         assert torch.equal(getattr(beside, name), getattr(alone, name)), name
     for key in ("Cb", "Cr"):
         stream = trainer.model.streams[key]
-        for part in (*PARTS, "bit_model"):
+        for part in (*BinaryObjective.apart[1], "bit_model"):
             old, new = getattr(fresh.streams[key], part), getattr(stream, part)
             assert not equal_tensors(old.state_dict(), new.state_dict()), (key, part)
     assert not [name for name in run.read_log(tmp_path)[0] if name.endswith("_Y")]
