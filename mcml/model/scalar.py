@@ -23,7 +23,6 @@ from mcml.model.settings import StreamConfig
 
 ANCHORS = 8  # dials that have gains of their own; between them gains are interpolated geometrically
 LMBDA = (0.0005, 0.035)  # at dial 0 and 1: weight of squared errors in grey levels against bits a pixel
-STEPS = 4
 ORDER = ((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1))  # step of a group (row) at a lattice
 HYPER_CHANNELS, HYPER_STRIDE = 32, 4
 LARGEST = 16.0  # of the prior's features; of its inputs twice that
@@ -101,37 +100,40 @@ class Hyperprior(nn.Module):
 class QuadtreePrior(nn.Module):
     """Mean and scale of every latent from the latents of earlier steps and from side features."""
 
-    def __init__(self, code_channels: int, width: int) -> None:
+    def __init__(self, code_channels: int, width: int, steps: int, sides: bool = True) -> None:
+        """Build for 1, 2 or 4 steps, with `width` side features unless `sides` is False."""
         super().__init__()
-        n = code_channels
-        inputs = [width + 1] + (STEPS - 1) * [2 * width + 1]  # the first step sees no latents
+        n, always = code_channels, 1 + sides * width
+        inputs = [always] + (steps - 1) * [width + always]  # the first step sees no latents
         self.near = nn.ModuleList(nn.Conv2d(n, width, 3, padding=1) for _ in inputs[1:])
         self.mix = nn.ModuleList(nn.Conv2d(seen, 2 * width, 1) for seen in inputs)
-        self.last = nn.ModuleList(nn.Conv2d(2 * width, 2 * n, 1) for _ in range(STEPS))
+        self.last = nn.ModuleList(nn.Conv2d(2 * width, 2 * n, 1) for _ in inputs)
         for layer in self.last:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
             nn.init.constant_(layer.bias[n:], -0.7)  # a latent's standard deviation is about 1
-        steps = torch.tensor(ORDER)[torch.arange(n) * STEPS // n]  # (n, 4) at the four lattices
-        self.register_buffer("steps", steps.view(n, 2, 2), persistent=False)
+        order = torch.tensor(ORDER)[torch.arange(n) * 4 // n] // (4 // steps)  # (n, 4) at the four lattices
+        self.register_buffer("order", order.view(n, 2, 2), persistent=False)
 
     def step_of(self, height: int, width: int) -> Tensor:
-        """Return the step that codes each latent, (n, height, width) in 0..3."""
-        return self.steps.repeat(1, -(-height // 2), -(-width // 2))[:, :height, :width]
+        """Return the step that codes each latent, (n, height, width) from 0."""
+        return self.order.repeat(1, -(-height // 2), -(-width // 2))[:, :height, :width]
 
-    def forward(self, code: Tensor, side: Tensor, dial: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, code: Tensor, side: Tensor | None, dial: Tensor) -> tuple[Tensor, Tensor]:
         """Return means and logarithms of scales (B, n, h, w) of latents, in their unit.
 
         From the latents as decoders know them (B, n, h, w), side features (B, width, h, w) and dials (B,).
         """
         step_of = self.step_of(*code.shape[-2:])
         code = code.clamp(-2 * LARGEST, 2 * LARGEST)
-        always = torch.cat([side, dial.view(-1, 1, 1, 1).expand(-1, 1, *code.shape[-2:]).to(side.dtype)], 1)
+        always = dial.view(-1, 1, 1, 1).expand(-1, 1, *code.shape[-2:])
+        if side is not None:
+            always = torch.cat([side, always.to(side.dtype)], 1)
         found = torch.zeros_like(torch.cat([code, code], 1))
-        for step in range(STEPS):
-            seen = [bounded(self.near[step - 1](code * (step_of < step))).to(side.dtype)] if step else []
+        for step, last in enumerate(self.last):
+            seen = [bounded(self.near[step - 1](code * (step_of < step))).to(always.dtype)] if step else []
             hidden = bounded(self.mix[step](torch.cat([*seen, always], 1)))
-            found = torch.where((step_of == step).repeat(2, 1, 1), self.last[step](hidden).float(), found)
+            found = torch.where((step_of == step).repeat(2, 1, 1), last(hidden).float(), found)
         mean, log_scale = found.chunk(2, 1)
         return mean, log_scale
 
@@ -149,8 +151,9 @@ class ScalarStream(nn.Module):
         fused = {"luma": luma} if luma else {}
         self.decoder = (FusionDecoder if luma else Decoder)(*size, quantizer="scalar", **fused)
         self.side = nn.Conv2d(known, config.prior_width, 3, padding=1) if known else None
-        self.hyperprior = None if known else Hyperprior(n, config.prior_width)
-        self.prior = QuadtreePrior(n, config.prior_width)
+        has_hyperprior = config.hyperprior and not known
+        self.hyperprior = Hyperprior(n, config.prior_width) if has_hyperprior else None
+        self.prior = QuadtreePrior(n, config.prior_width, config.prior_steps, bool(known) or has_hyperprior)
 
     @property
     def noise_parts(self) -> tuple[str, ...]:
@@ -199,10 +202,10 @@ class ScalarStream(nn.Module):
         known = [other.detach() for other in before.values()]
         spent = torch.zeros(len(plane), device=plane.device)
         if estimate:
-            noise = noise or {}
+            noise, side = noise or {}, None
             if self.hyperprior is not None:
                 side, spent = self.hyperprior(latents, noise.get("hyperprior"))
-            else:
+            elif self.side is not None:
                 side = bounded(self.side(torch.cat(known, 1).clamp(-2 * LARGEST, 2 * LARGEST)))
             mean, log_scale = self.prior(code, side, dial)
             symbols = scaled + noise["latents"] if noise else rounded

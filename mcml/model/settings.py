@@ -27,6 +27,8 @@ QUANTIZERS = {
     "binary": "the poster's: an importance map's nested mask over a code of bits",
     "scalar": "rounded latents with gains by dial and a quadtree prior",
 }
+BINARY_ONLY = ("levels", "importance")  # settings of a stream that count for one quantizer
+SCALAR_ONLY = ("quantizer", "prior_width", "prior_steps", "hyperprior")
 DIAL_RANGES = {"binary": (-3.0, 3.0), "scalar": (0.0, 1.0)}  # that the networks are trained for
 
 
@@ -95,11 +97,13 @@ class StreamConfig(Settings):
     levels: int = number(32, 2, 256)  # binary: L of the importance map; its L - 1 groups share the n bits
     importance: str = word("adaptive", "uniform")  # binary; "uniform": no map, the dial's level everywhere
     prior_width: int = number(64, 1, 1024)  # scalar: features of the prior
+    prior_steps: int = number(4, 1, 4)  # scalar: 1, 2 or 4; 1 sees no latents of the stream itself
+    hyperprior: bool = True  # scalar: whether a stream that knows no other has one
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.quantizer == "scalar":
-            for name in ("levels", "importance"):  # of the other quantizer, in whose profiles they stand
+            for name in BINARY_ONLY:  # of the other quantizer, in whose profiles they stand
                 object.__setattr__(self, name, type(self).__dataclass_fields__[name].default)
             if self.code_channels % 4:
                 raise UsageError(
@@ -135,7 +139,7 @@ class ModelConfig(Settings):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that count for the model's quantizer."""
         tables = super().to_dict()
-        others = ("levels", "importance") if self.quantizer == "scalar" else ("quantizer", "prior_width")
+        others = BINARY_ONLY if self.quantizer == "scalar" else SCALAR_ONLY
         for key in ("luma", "color"):
             tables[key] = {name: value for name, value in tables[key].items() if name not in others}
         if self.quantizer == "binary":
