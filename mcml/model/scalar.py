@@ -22,7 +22,7 @@ from mcml.model.networks import Decoder, Encoder, FusionDecoder
 from mcml.model.settings import StreamConfig
 
 ANCHORS = 8  # dials that have gains of their own; between them gains are interpolated geometrically
-LMBDA = (0.0005, 0.035)  # at dial 0 and 1: weight of squared errors in grey levels against bits a pixel
+LMBDA = (0.0002, 0.05)  # at dial 0 and 1: weight of squared errors in grey levels against bits a pixel
 ORDER = ((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1))  # step of a group (row) at a lattice
 HYPER_CHANNELS, HYPER_STRIDE = 32, 4
 LARGEST = 16.0  # of the prior's features; of its inputs twice that
