@@ -1,7 +1,7 @@
 """Scalar latents in place of bits and importance map, and the prior that says what they cost.
 
 METHOD's step after the poster: latents y on the stride-8 grid, a gain a channel for each dial, symbols
-s = round(y g), and s / g for the decoder. Symbols are logistic about a mean predicted in four steps from
+s = round(y g), and s / g, with the dial, for the decoder. Symbols are logistic about a mean predicted in four steps from
 what is decoded already: a Latin square over four groups of channels and four lattices of positions (the
 quadtree order of DCVC-DC, Li et al. 2023). What else the prior knows comes from a hyperprior (Balle et al.
 2018) or, for colour, from the streams before. Its networks are such that whole numbers can stand for them
@@ -57,6 +57,12 @@ def logistic_bits(symbols: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     rate = torch.exp(-log_scale.clamp(*LOG_SCALES))
     tails = functional.softplus(rate * (distance - 0.5)) + functional.softplus(-rate * (distance + 0.5))
     return (tails - torch.log(-torch.expm1(-rate))) / math.log(2)
+
+
+def anchor_shares(dial: Tensor) -> Tensor:
+    """Return the weights (B, 8) with which dials (B,) in 0..1 mix what belongs to the anchors."""
+    anchors = torch.arange(ANCHORS, device=dial.device)
+    return (1 - (dial.clamp(0, 1)[:, None] * (ANCHORS - 1) - anchors).abs()).clamp(min=0)
 
 
 def bounded(x: Tensor) -> Tensor:
@@ -150,6 +156,7 @@ class ScalarStream(nn.Module):
         self.log_gain = nn.Parameter(torch.zeros(ANCHORS, n))
         fused = {"luma": luma} if luma else {}
         self.decoder = (FusionDecoder if luma else Decoder)(*size, quantizer="scalar", **fused)
+        self.decoder.entry = nn.Conv2d(n + ANCHORS, config.width, 3, padding=1)
         self.side = nn.Conv2d(known, config.prior_width, 3, padding=1) if known else None
         has_hyperprior = config.hyperprior and not known
         self.hyperprior = Hyperprior(n, config.prior_width) if has_hyperprior else None
@@ -181,9 +188,12 @@ class ScalarStream(nn.Module):
 
     def gain(self, dial: Tensor) -> Tensor:
         """Return g (B, n, 1, 1) of dials (B,) in 0..1."""
-        anchors = torch.arange(ANCHORS, device=dial.device)
-        shares = (1 - (dial.clamp(0, 1)[:, None] * (ANCHORS - 1) - anchors).abs()).clamp(min=0)  # (B, 8)
-        return torch.exp((shares[:, :, None] * self.log_gain).sum(1))[:, :, None, None]
+        return torch.exp((anchor_shares(dial)[:, :, None] * self.log_gain).sum(1))[:, :, None, None]
+
+    def decode(self, code: Tensor, dial: Tensor, luma: Tensor | None = None) -> Tensor:
+        """Map latents (B, n, h, w) of a dial (B,), and luma's where they are fused, to (B, C, 8 h, 8 w)."""
+        shares = anchor_shares(dial)[:, :, None, None].expand(-1, -1, *code.shape[-2:])
+        return self.decoder(torch.cat([code, shares], 1), luma)
 
     def forward(
         self, plane: Tensor, dial: Tensor, before: Mapping[str, Tensor], *, decode: bool = True,
@@ -211,5 +221,5 @@ class ScalarStream(nn.Module):
             symbols = scaled + noise["latents"] if noise else rounded
             bits = logistic_bits(symbols, mean * gain, log_scale + gain.log())
             spent = spent + bits.sum((1, 2, 3))
-        x_hat = self.decoder(code, *known[:1]) if decode else None
+        x_hat = self.decode(code, dial, known[0] if known else None) if decode else None
         return StreamOutput(x_hat, spent, code, symbols=rounded.detach())

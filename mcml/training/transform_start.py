@@ -47,6 +47,7 @@ def _start(stream: ScalarStream, plane: Tensor) -> None:
     for weight in (encoder.code.weight, decoder.entry.weight):
         weight[:count] = weight[:, :count] = 0
         weight[own, own, weight.shape[2] // 2, weight.shape[3] // 2] = 1
+    decoder.entry.weight[:, stream.config.code_channels :] = 0  # the dial's
     decoder.exit.weight[:, :count, 0, 0] = (basis * sigma[:, None, None, None]).flatten(1).T
     if isinstance(decoder, FusionDecoder):
         decoder.luma.weight.zero_()
