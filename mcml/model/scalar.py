@@ -1,11 +1,11 @@
 """Scalar latents in place of bits and importance map, and the prior that says what they cost.
 
 METHOD's step after the poster: latents y on the stride-8 grid, a gain a channel for each dial, symbols
-s = round(y g), and s / g, with the dial, for the decoder. Symbols are logistic about a mean predicted in four steps from
-what is decoded already: a Latin square over four groups of channels and four lattices of positions (the
-quadtree order of DCVC-DC, Li et al. 2023). What else the prior knows comes from a hyperprior (Balle et al.
-2018) or, for colour, from the streams before. Its networks are such that whole numbers can stand for them
-(Balle, Johnston & Minnen 2019): convolutions, ReLU bounded above, bounded inputs, no division.
+s = round(y g), and for the decoder s / g and the dial. Symbols are logistic about a mean predicted in four
+steps from what is decoded already: a Latin square over four groups of channels and four lattices of
+positions (the quadtree order of DCVC-DC, Li et al. 2023). What else the prior knows comes from a hyperprior
+(Balle et al. 2018) or, for colour, from the streams before. Its networks are such that whole numbers can
+stand for them (Balle, Johnston & Minnen 2019): convolutions, ReLU bounded above, bounded inputs, no division.
 """
 
 from __future__ import annotations
