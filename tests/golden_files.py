@@ -17,7 +17,7 @@ from mcml.codec.interface import get_codec
 from mcml.data.images import write_png
 from mcml.data.sets import image_set
 from mcml.metrics.distortion import compare
-from mcml.model.model_files import released
+from mcml.model.model_files import writers
 
 FOLDER = Path(__file__).parent / "golden"
 QUALITY = 30.0  # of the released models
@@ -61,10 +61,10 @@ def main() -> None:
     """Write everything."""
     images = [path.stem for path in image_set("embedded").paths]
     classical = [f'"{name}": {json.dumps(measure_classical(name))}' for name in CODECS]
-    learned = [json.dumps(measure_learned(model, image)) for model in released() for image in images]
+    learned = [json.dumps(measure_learned(model, image)) for model in writers() for image in images]
     for name, (first, last), rows in (("classical", "{}", classical), ("learned", "[]", learned)):
         (FOLDER / f"{name}.json").write_text(f"{first}\n  " + ",\n  ".join(rows) + f"\n{last}\n")
-    for model in released():
+    for model in writers():
         file = get_codec(model).encode(picture(), QUALITY)
         (FOLDER / f"{model}.mcml").write_bytes(file)
         write_png(FOLDER / f"{model}.png", get_codec(model).decode(file))

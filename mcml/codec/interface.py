@@ -13,7 +13,7 @@ from mcml.base.errors import UsageError, choose
 from mcml.codec import classical
 from mcml.codec.classical import QualityRange
 from mcml.codec.learned import LearnedCodec
-from mcml.model.model_files import identity, model_folder, released
+from mcml.model.model_files import identity, model_folder, released, writers
 
 TOLERANCE = 0.02  # relative distance from the wanted rate that counts as a hit
 
@@ -39,18 +39,19 @@ class Codec(Protocol):
 
 def names() -> list[str]:
     """Return the names of all codecs in the order of the tables: released networks, then classical ones."""
-    return [*released(), *classical.CODECS]
+    return [*writers(), *classical.CODECS]
 
 
 def get_codec(name: str) -> Codec:
     """Return a codec by name, or a learned one by its model's folder.
 
     Raises:
+        DataError: for a model that writes no files.
         UsageError: naming the nearest for an unknown name.
     """
     if name in classical.CODECS:
         return classical.CODECS[name]
-    if not Path(name).is_dir():
+    if not Path(name).is_dir() and name not in released():
         choose("codec", name, names())
     key = (name, identity(model_folder(name)))  # a folder may be trained anew
     if key not in _learned:

@@ -195,17 +195,6 @@ class LearnedCodec:
         return image
 
 
-def codec_of(data: bytes, model: str | Path | None = None) -> LearnedCodec:
-    """Return the codec that decodes a file: the released model that it names, or the one given.
-
-    Raises:
-        CorruptStreamError: for bytes that are no mcml file.
-        UnsupportedStreamError: for a model that is not here.
-    """
-    header, _ = container.read_header(data)
-    return LearnedCodec(model if model is not None else name_of(header.model))
-
-
 def _with_halo(
     tile: tuple[slice, slice], grid: tuple[int, int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mcml.base.errors import UsageError
+from mcml.base.errors import UsageError, choose
 from mcml.data import sets as data
 from mcml.data.patches import PatchStore
 from mcml.lab.parameters import parse_names
@@ -29,6 +29,7 @@ HIDDEN = {"Y": 48, "RGB": 64, "Cb": 32, "Cr": 32}  # units of briefly trained en
 LUMA_QUALITIES: dict[str, Sequence[float]] = {
     "jpeg": (3, 5, 8, 12, 18, 25, 35, 50),
     "jpeg2000": (160, 96, 64, 40, 26, 18, 12),  # ratios to 8 bits a pixel
+    "avif": (5, 10, 15, 20, 26, 32, 40, 50, 60),
 }
 
 
@@ -199,51 +200,86 @@ def save_codecs(
 
 
 def luma_codec(
-    images: Sequence[np.ndarray], codec: str, qualities: Sequence[float] = ()
+    images: Sequence[np.ndarray], codec: str, qualities: Sequence[float] = (), *, speed: int = 6
 ) -> list[dict[str, Any]]:
     """Code luma alone as a grey image: means over images by quality.
 
     Args:
         images: (H, W, 3) uint8 each.
-        codec: "jpeg" (optimised Huffman tables) or "jpeg2000" (irreversible, ratios).
-        qualities: JPEG qualities or JPEG 2000 ratios; `LUMA_QUALITIES` by default.
+        codec: "jpeg" (optimised Huffman tables), "jpeg2000" (irreversible) or "avif" (4:0:0, one thread).
+        qualities: JPEG 2000 takes ratios; `LUMA_QUALITIES` by default.
+        speed: of the AVIF encoder, from 0, the slowest, to 10.
 
     Returns:
         Rows of codec, quality, bpp (bytes of the whole file), psnr_Y (of unrounded luma, as
         for the networks).
     """
-    if codec not in LUMA_QUALITIES:
-        raise UsageError(f"luma codec '{codec}': known are {', '.join(LUMA_QUALITIES)}")
     rows = []
-    for quality in qualities or LUMA_QUALITIES[codec]:
-        files = [_code_luma(image, codec, quality) for image in images]
+    for quality in qualities or LUMA_QUALITIES[choose("luma codec", codec, LUMA_QUALITIES)]:
+        files = [_code_luma(image, codec, quality, speed) for image in images]
         bpp, psnr = np.mean(files, axis=0)
         rows.append({"codec": codec, "quality": quality, "bpp": float(bpp), "psnr_Y": float(psnr)})
     return rows
 
 
-def _code_luma(image: np.ndarray, codec: str, quality: float) -> tuple[float, float]:
+def _code_luma(image: np.ndarray, codec: str, quality: float, speed: int) -> tuple[float, float]:
     plane, file = luma(image), io.BytesIO()
     grey = Image.fromarray(to_uint8(plane))
     if codec == "jpeg":
         grey.save(file, "JPEG", quality=int(quality), optimize=True)
+    elif codec == "avif":
+        grey.save(file, "AVIF", quality=int(quality), speed=speed, max_threads=1)
     else:
         grey.save(file, "JPEG2000", quality_mode="rates", quality_layers=[quality], irreversible=True)
     error = np.asarray(Image.open(file), dtype=np.float64) - plane
     return 8 * file.tell() / plane.size, psnr_from_mse(float(np.mean(error**2)))
 
 
-def at_rate(rows: Sequence[Mapping[str, Any]], rate: float, column: str, rate_column: str) -> float:
-    """Read a curve at a rate by straight lines over log rate; NaN outside the curve.
+def at_rate(
+    rows: Sequence[Mapping[str, Any]], rate: float, column: str, rate_column: str, *, extend: bool = False
+) -> float:
+    """Read a curve at a rate by straight lines over log rate.
 
     Args:
         rows: points of one system.
         rate: in the unit of `rate_column`, above 0.
         column: what is read.
         rate_column: "estimated_bpp", "bpp", ...
+        extend: go on along the curve's first or last line outside it, where the value is NaN otherwise.
     """
-    points = sorted((float(row[rate_column]), float(row[column])) for row in rows)
-    rates, values = np.array([p[0] for p in points]), np.array([p[1] for p in points])
-    if not rates[0] <= rate <= rates[-1]:
+    points = dict(sorted((math.log(float(row[rate_column])), float(row[column])) for row in rows))
+    rates, values, wanted = list(points), list(points.values()), math.log(rate)
+    if rates[0] <= wanted <= rates[-1]:
+        return float(np.interp(wanted, rates, values))
+    if not extend or len(points) < 2:
         return math.nan
-    return float(np.interp(math.log(rate), np.log(rates), values))
+    end = slice(0, 2) if wanted < rates[0] else slice(-2, None)
+    return float(np.poly1d(np.polyfit(rates[end], values[end], 1))(wanted))
+
+
+def at_rates(
+    rows: Sequence[Mapping[str, Any]], rates: Sequence[float], columns: Sequence[str], rate_column: str
+) -> list[dict[str, Any]]:
+    """Read systems at equal rates, each picture on its own curve: means over pictures.
+
+    Args:
+        rows: points with `system` and `image`, `rate_column` and `columns`.
+        rates, columns, rate_column: see `at_rate`.
+
+    Returns:
+        A row a system and rate: system, rate, the columns, images, and `extended`: how many of the
+        pictures' curves end before the rate and were continued by a straight line.
+    """
+    curves, table = dict[tuple[str, str], list[Mapping[str, Any]]](), []
+    for row in rows:
+        curves.setdefault((row["system"], row["image"]), []).append(row)
+    for system in dict.fromkeys(name for name, _ in curves):
+        own = [curve for (name, _), curve in curves.items() if name == system]
+        for rate in rates:
+            read = {c: [at_rate(curve, rate, c, rate_column, extend=True) for curve in own] for c in columns}
+            ends = sum(math.isnan(at_rate(curve, rate, rate_column, rate_column)) for curve in own)
+            counts = {"images": len(own), "extended": ends}
+            table.append(
+                {"system": system, "rate": rate} | {c: float(np.mean(read[c])) for c in read} | counts
+            )
+    return table

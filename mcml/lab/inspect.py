@@ -17,10 +17,14 @@ from mcml.model.model import Model, ModelOutput
 from mcml.model.validate import measure_output, to_tensor
 
 
-def released_models(*streams: str) -> dict[str, Model]:
-    """Return the released models that have all of `streams`, by name; none where none are there."""
-    models = {name: weights.load(name) for name in model_files.released()}
-    return {name: model for name, model in models.items() if set(streams) <= set(model.streams)}
+def released_models(*streams: str, quantizer: str) -> dict[str, Model]:
+    """Return the released models of a quantizer that have all of `streams`, by name; none if none are."""
+    folder, models = model_files.released_folder(), dict[str, Model]()
+    for name in model_files.released():
+        config, _ = weights.load_config(folder / name)
+        if config.quantizer == quantizer and set(streams) <= set(config.streams):
+            models[name] = weights.load(name)
+    return models
 
 
 def decode(model: Model, image: np.ndarray, dial: float) -> tuple[np.ndarray, ModelOutput]:

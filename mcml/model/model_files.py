@@ -26,6 +26,11 @@ def released() -> list[str]:
     return sorted(names, key=lambda name: name != "fusion")
 
 
+def writers() -> list[str]:
+    """Return the names of those released models that can write files."""
+    return [name for name in released() if "identity" in read_config(released_folder() / name)]
+
+
 def model_folder(name: str | Path) -> Path:
     """Return the folder of a model, a released one by its name; `DataError` or `UsageError` if none is."""
     path = Path(name)
@@ -50,8 +55,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def identity(folder: Path) -> bytes:
     """Return the 8 bytes by which files name a model; `DataError` if it cannot write files."""
+    content = read_config(folder)
+    if "identity" not in content and '"scalar"' in json.dumps(content.get("model")):
+        raise DataError(f"{folder}: has scalar latents, which no entropy coder writes to files yet")
     try:
-        name = bytes.fromhex(read_config(folder)["identity"])[:IDENTITY_BYTES]
+        name = bytes.fromhex(content["identity"])[:IDENTITY_BYTES]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder}: has no entropy model yet; run `mcml train-entropy` on it") from error
     if len(name) < IDENTITY_BYTES:

@@ -1,11 +1,17 @@
 """The search for a wanted rate, and codecs by name."""
 
+import shutil
+
 import numpy as np
 import pytest
+from helpers import failed, tiny_recipe
 from skimage import data
 
-from mcml.base.errors import UsageError
+from mcml.base.errors import DataError, UsageError
 from mcml.codec import interface as codec
+from mcml.lab import inspect as inspection
+from mcml.model import model_files, weights
+from mcml.model.model import build
 
 ASTRONAUT = data.astronaut()[:384]
 CROP = np.ascontiguousarray(ASTRONAUT[20:148, 100:228])
@@ -70,3 +76,26 @@ def test_every_listed_codec_is_found_by_its_name():
 def test_an_unknown_codec_names_the_nearest_and_the_beginning_of_names_all_of_them(name, meant):
     with pytest.raises(UsageError, match=f"unknown codec '{name}': did you mean {meant}"):
         codec.get_codec(name)
+
+
+def test_a_released_scalar_model_is_shown_but_writes_no_files_yet(tmp_path, monkeypatch, mcml, photo_folder):
+    binary, released = model_files.released(), tmp_path / "released"
+    shutil.copytree(model_files.released_folder(), released)
+    scalar = tiny_recipe("fusion", **{f"model.{key}.quantizer": "scalar" for key in ("luma", "color")})
+    weights.save_model(build(scalar.model), released / "latents", {})
+    monkeypatch.setattr(model_files, "released_folder", lambda: released)
+    assert set(model_files.released()) == {*binary, "latents"}
+    assert list(inspection.released_models("Cb", quantizer="scalar")) == ["latents"]
+    assert "latents" not in inspection.released_models(quantizer="binary")
+    assert codec.names()[: len(binary)] == model_files.writers() == binary
+    for name in ("latents", str(released / "latents")):
+        with pytest.raises(DataError, match="latents: has scalar latents, which no entropy coder writes"):
+            codec.get_codec(name)
+    picture = photo_folder / "one.png"
+    failed(mcml("compress", picture, "--model", "latents"), 1, "no entropy coder writes")
+    failed(mcml("evaluate", photo_folder, "--codecs", "latents", "--csv", "new.csv"), 1, "no entropy coder")
+    options = ("--model", "latents", "--data", photo_folder, "--run-dir", "run", "--steps", "1")
+    failed(mcml("train-entropy", *options), 2, "has scalar latents, for which there is no coder yet")
+    file = tmp_path / "one.mcml"
+    assert mcml("compress", picture, "-o", file, "--no-metrics", "--rate", "20").returncode == 0
+    assert "fusion" in mcml("identify", file).stdout

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mcml.base.errors import CorruptStreamError, UnsupportedStreamError
 from mcml.codec import container
-from mcml.codec.learned import codec_of
+from mcml.codec.container import read_header
 
 REFUSALS = (CorruptStreamError, UnsupportedStreamError)
 OPTIONS = {"uniform": {}, "adaptive": {"adaptive": True, "layers": 3}}
@@ -226,7 +226,7 @@ def test_files_of_other_formats_are_refused_as_such(fusion, partial):
     for data, words in foreign():
         assert re.fullmatch(words, refusal(fusion, data, partial=partial))
         with pytest.raises(REFUSALS, match=words):
-            codec_of(data)
+            read_header(data)
 
 
 def test_random_bytes_behind_a_valid_front_are_refused(fusion, whole):

@@ -125,7 +125,7 @@ def test_small_codecs_write_files_and_share_a_coder(astronaut, tmp_path):
 # ------------------------------------------------------------------------------- comparisons
 
 
-@pytest.mark.parametrize("codec", ["jpeg", "jpeg2000"])
+@pytest.mark.parametrize("codec", ["jpeg", "jpeg2000", "avif"])
 def test_classical_luma_has_whole_files_and_rises_with_the_rate(codec, picture):
     qualities = experiments.LUMA_QUALITIES[codec][-3:]
     rows = experiments.luma_codec([picture], codec, qualities)
@@ -136,7 +136,7 @@ def test_classical_luma_has_whole_files_and_rises_with_the_rate(codec, picture):
 
 
 def test_an_unknown_luma_codec_is_refused(picture):
-    with pytest.raises(UsageError, match="known are jpeg, jpeg2000"):
+    with pytest.raises(UsageError, match="unknown luma codec 'webp'"):
         experiments.luma_codec([picture], "webp")
 
 
@@ -145,3 +145,19 @@ def test_at_rate_is_linear_in_log_rate_and_nan_outside():
     assert experiments.at_rate(rows, 0.2, "psnr", "bpp") == pytest.approx(28.0)
     assert math.isnan(experiments.at_rate(rows, 0.05, "psnr", "bpp"))
     assert math.isnan(experiments.at_rate(rows, 0.5, "psnr", "bpp"))
+    for rate, value in ((0.05, 24.0), (0.8, 32.0)):
+        assert experiments.at_rate(rows, rate, "psnr", "bpp", extend=True) == pytest.approx(value)
+
+
+def test_systems_at_equal_rates_are_means_of_each_pictures_own_curve():
+    points = {"a": ((0.1, 26.0), (0.4, 30.0)), "b": ((0.1, 30.0), (0.2, 33.0), (0.4, 34.0))}
+    rows = [
+        {"system": system, "image": image, "bpp": bpp * (1 + (system == "dear")), "psnr": psnr}
+        for system in ("dear", "cheap")
+        for image, curve in points.items()
+        for bpp, psnr in curve
+    ]
+    table = experiments.at_rates(rows, (0.2, 0.8, 1.6), ("psnr",), "bpp")
+    assert [(row["system"], row["rate"]) for row in table[:3]] == [("dear", r) for r in (0.2, 0.8, 1.6)]
+    assert [row["psnr"] for row in table] == pytest.approx([28.0, 32.0, 33.5, 30.5, 33.5, 35.0])
+    assert [row["extended"] for row in table] == [0, 0, 2, 0, 2, 2] and table[0]["images"] == 2

@@ -1,6 +1,7 @@
 """Decodes and figures of whole pictures agree with the model's own output."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ from mcml.model.validate import validate
 
 SMALL = {
     "model.luma.width": 8, "model.luma.code_channels": 12, "model.luma.levels": 4, "model.luma.groups": 1,
-    "model.luma.blocks": 1, "model.color.width": 8, "model.color.code_channels": 6, "model.color.levels": 4,
+    "model.luma.blocks": 1, "model.color.width": 8, "model.color.code_channels": 8, "model.color.levels": 4,
     "model.color.groups": 1, "model.color.blocks": 1,
 }  # fmt: skip
 
 
-def model(variant):
-    return build(load_recipe("quick", variant).changed(**SMALL).model).eval()
+def model(variant, quantizer="binary"):
+    return build(load_recipe("quick", variant, quantizer=quantizer).changed(**SMALL).model).eval()
 
 
 @pytest.fixture
@@ -71,9 +72,12 @@ def test_measuring_side_by_side_is_validation_and_ciede2000(picture):
 
 def test_released_models_are_those_with_the_wanted_streams(tmp_path, monkeypatch):
     monkeypatch.setattr(model_files, "released_folder", lambda: tmp_path)
-    assert inspection.released_models("Y") == {}
+    assert inspection.released_models("Y", quantizer="binary") == {}
     for variant in ("luma", "fusion", "rgb"):
         weights.save_model(model(variant), tmp_path / variant, {})
-    assert list(inspection.released_models()) == ["fusion", "luma", "rgb"]
-    assert list(inspection.released_models("Y")) == ["fusion", "luma"]
-    assert list(inspection.released_models("Y", "Cb", "Cr")) == ["fusion"]
+    weights.save_model(model("fusion", "scalar"), tmp_path / "scalar", {})
+    binary = partial(inspection.released_models, quantizer="binary")
+    assert list(binary()) == ["fusion", "luma", "rgb"]
+    assert list(binary("Y")) == ["fusion", "luma"]
+    assert list(binary("Y", "Cb", "Cr")) == ["fusion"]
+    assert list(inspection.released_models("Y", quantizer="scalar")) == ["scalar"]
