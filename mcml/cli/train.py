@@ -157,7 +157,7 @@ def train(options: argparse.Namespace) -> None:
     if ended == "interrupted":  # maybe by the signal that another process got
         raise StoppedError(run.stopping or signal.SIGTERM, "the same command goes on from here")
     if valid:
-        averaged = weights.load(target, run.device)  # from the file, float16 as released
+        averaged = weights.load(target, run.device)  # from the file, rounded as released
         rows = validate(averaged, [read_image(path) for path in valid])
         atomic_write(options.run_dir / "validation.csv", to_csv(rows))
         print_table(rows)

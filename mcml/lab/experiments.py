@@ -195,7 +195,7 @@ def save_codecs(
     places = {name: folder / f"model-{i}" for i, name in enumerate(models)}
     for name, model in models.items():
         record = {"entropy_steps": steps, "entropy_coder_of": owner[name]}
-        save_model(model, places[name], record, half=False, entropy=coder[owner[name]])
+        save_model(model, places[name], record, compact=False, entropy=coder[owner[name]])
     return places
 
 

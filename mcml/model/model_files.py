@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import numpy as np
 
 from mcml.base.errors import DataError, UnsupportedStreamError, choose
 
-ENTROPY = "entropy-0.safetensors"
+SUFFIX = ".safetensors.gz"
+ENTROPY = f"entropy-0{SUFFIX}"
 IDENTITY_BYTES = 8  # of the identity that a file carries
 
 
@@ -89,11 +92,17 @@ def entropy_tensors(folder: Path) -> dict[str, np.ndarray]:
     return read_tensors(path, "numpy") if path.exists() else {}
 
 
+def write_tensors(path: Path, tensors: dict[str, Any], framework: str) -> None:
+    """Write tensors of "numpy" or "torch" as a safetensors file, by gzip."""
+    content = import_module(f"safetensors.{framework}").save(tensors)
+    path.write_bytes(gzip.compress(content, mtime=0))
+
+
 def read_tensors(path: Path, framework: str) -> dict[str, Any]:
-    """Return a safetensors file's tensors, of "numpy" or "torch"; `DataError` if it cannot be read."""
+    """Return a safetensors.gz file's tensors, of "numpy" or "torch"; `DataError` if it cannot be read."""
     from safetensors import SafetensorError
 
     try:
-        return import_module(f"safetensors.{framework}").load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: not a whole safetensors file ({error})") from error
+        return import_module(f"safetensors.{framework}").load(gzip.decompress(path.read_bytes()))
+    except (SafetensorError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a whole safetensors.gz file ({error})") from error

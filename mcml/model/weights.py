@@ -1,4 +1,4 @@
-"""Model folders: config.json, float16 tensors in safetensors files, an entropy coder; whole or not at all."""
+"""Model folders: config.json, compact tensors in safetensors files, an entropy coder; whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from mcml.base.errors import DataError, UsageError
 from mcml.base.files import replace_folder
+from mcml.model import model_files
 from mcml.model.model import Model
-from mcml.model.model_files import ENTROPY, entropy_tensors, model_folder, read_config, read_tensors
 from mcml.model.settings import ModelConfig
 
-MASK = ".mask"  # of a tensor that is mostly zero: a packed bit a value, the first one highest
-FILE_LIMIT_BYTES = 15 * 2**20  # with its header a file stays under 16 MiB
+FILE_LIMIT_BYTES = 15 * 2**20  # of tensors; with its header a file stays under 16 MiB
+EXACT = ("encoder", "importance")  # decide the bits of files: as float16 holds them
+LARGE = 4096  # values of a tensor from which on it is rounded
+BITS, TRUNK_BITS = 12, 8  # of the largest weight; entries add up hundreds of bits, so they need more
 
 
 @contextmanager
@@ -43,94 +45,77 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def save_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as name-0.safetensors, name-1.safetensors, ... of 15 MiB at most, or one tensor."""
-    from safetensors.torch import save
-
+    """Write tensors as name-0.safetensors.gz, name-1..., each of at most 15 MiB of them or one."""
     parts: list[dict[str, Tensor]] = [{}]
     for key, tensor in tensors.items():
         if parts[-1] and sum(t.nbytes for t in [tensor, *parts[-1].values()]) > FILE_LIMIT_BYTES:
             parts.append({})
         parts[-1][key] = tensor.contiguous()
     for number, part in enumerate(parts):
-        (folder / f"{name}-{number}.safetensors").write_bytes(save(part))
+        model_files.write_tensors(folder / f"{name}-{number}{model_files.SUFFIX}", part, "torch")
 
 
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Read what `save_tensors` wrote; `DataError` if no file is there or one cannot be read."""
-    files = sorted(folder.glob(f"{name}-*.safetensors"))
+    files = sorted(folder.glob(f"{name}-*{model_files.SUFFIX}"))
     if not files:
-        raise DataError(f"{folder}: no {name}-0.safetensors in it")
+        raise DataError(f"{folder}: no {name}-0{model_files.SUFFIX} in it")
     tensors: dict[str, Tensor] = {}
     for path in files:
-        tensors |= read_tensors(path, "torch")
+        tensors |= model_files.read_tensors(path, "torch")
     return tensors
 
 
 def save_model(
-    model: Model, folder: Path, record: Mapping[str, Any], *, half: bool = True,
+    model: Model, folder: Path, record: Mapping[str, Any], *, compact: bool = True,
     entropy: Mapping[str, np.ndarray] | None = None,
 ) -> None:  # fmt: skip
-    """Write a model folder: config.json, weights-*.safetensors and the model card's record.
+    """Write a model folder: config.json, weights-*.safetensors.gz and the model card's record.
 
     Args:
-        model: its weights are stored as float16, where that holds them, unless `half` is False.
+        model: its weights are stored by `compacted`, unless `compact` is False.
         folder: replaced as a whole if it exists.
         record: what was trained, with which command, data, seconds and device.
         entropy: integers of the entropy coder; with them the model has an identity and writes files.
     """
-    from safetensors.numpy import save
-
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
-    if half:
-        halves = {name: value.half() for name, value in tensors.items() if value.is_floating_point()}
-        tensors |= {name: value for name, value in halves.items() if value.isfinite().all()}
+    if compact:
+        tensors = {name: compacted(name, value) for name, value in tensors.items()}
     content: dict[str, Any] = {"model": model.config.to_dict()}
     if entropy is not None:
         stored = copy.deepcopy(model)
         load_into(stored, tensors, str(folder))
         content["identity"] = identity(stored, entropy)
-    dense, content["zeros"] = _without_zeros(tensors)
     content["record"] = dict(record)
     with new_folder(folder) as place:
-        save_tensors(place, "weights", dense)
+        save_tensors(place, "weights", tensors)
         if entropy is not None:
-            (place / ENTROPY).write_bytes(save({k: np.ascontiguousarray(v) for k, v in entropy.items()}))
+            integers = {name: np.ascontiguousarray(value) for name, value in entropy.items()}
+            model_files.write_tensors(place / model_files.ENTROPY, integers, "numpy")
         (place / "config.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _without_zeros(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """Keep the other values of tensors that are mostly zero and where they belong; also return the shapes."""
-    dense, shapes = dict[str, Tensor](), dict[str, list[int]]()
-    for name, value in tensors.items():
-        others = (value != 0) | value.signbit()  # -0 is another
-        if 2 * int(others.sum()) >= value.numel():
-            dense[name] = value
-            continue
-        shapes[name] = list(value.shape)
-        if others.any():
-            dense[name] = value[others]
-            dense[name + MASK] = torch.from_numpy(np.packbits(others.numpy()))
-    return dense, shapes
+def compacted(name: str, value: Tensor) -> Tensor:
+    """Return a float tensor in float16, where that holds it; a large one rounded, so that gzip shortens it.
 
-
-def _stored(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors that a folder itself holds, with the zeros that were left out."""
-    tensors = load_tensors(folder, "weights")
-    for name, shape in read_config(folder).get("zeros", {}).items():
-        whole = torch.zeros(shape)
-        if name in tensors:
-            try:
-                bits = np.unpackbits(tensors.pop(name + MASK).numpy(), count=whole.numel())
-                whole[torch.from_numpy(bits.astype(bool)).view(shape)] = tensors[name].float()
-            except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-                raise DataError(f"{folder}: values and mask of {name} disagree ({error})") from error
-        tensors[name] = whole
-    return tensors
+    Each output channel's weights become multiples of 2^(e - bits), where 2^e is the least power of two that
+    none of them exceeds: 8 bits in decoders' residual trunks, 12 elsewhere, none before the quantiser.
+    What was rounded once stays as it is.
+    """
+    if not value.is_floating_point():
+        return value
+    if value.dim() > 1 and value.numel() >= LARGE and not any(part in name for part in EXACT):
+        mantissa, exponent = torch.frexp(value.abs().amax(tuple(range(1, value.dim())), keepdim=True))
+        exponent = exponent - (mantissa == 0.5).int() - (TRUNK_BITS if ".trunk." in name else BITS)
+        step = torch.ldexp(torch.ones_like(mantissa), exponent.clamp(min=-100))
+        value = (value / step).round() * step
+    half = value.half()
+    return half if half.isfinite().all() else value
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Read a model folder's configuration and record."""
-    content = read_config(folder)
+    content = model_files.read_config(folder)
     try:
         return ModelConfig().changed(**content["model"]), content.get("record", {})
     except (UsageError, KeyError, TypeError) as error:
@@ -145,15 +130,16 @@ def load(folder: Path | str, device: str | torch.device = "cpu") -> Model:
         DataError: if the folder is not whole, or weights, configuration and identity disagree.
         UsageError: for an unknown name.
     """
-    path = model_folder(folder)
-    content = read_config(path)
+    path = model_files.model_folder(folder)
+    content = model_files.read_config(path)
     model = Model(load_config(path)[0])
-    tensors = _stored(path)
+    tensors = load_tensors(path, "weights")
     if content.get("shared"):  # a model folder beside it, of whose tensors this one stores those that differ
         wanted = model.state_dict().keys()
-        tensors = {k: v for k, v in _stored(path.parent / content["shared"]).items() if k in wanted} | tensors
+        theirs = load_tensors(path.parent / content["shared"], "weights")
+        tensors = {k: v for k, v in theirs.items() if k in wanted} | tensors
     load_into(model, tensors, str(path))
-    if "identity" in content and identity(model, entropy_tensors(path)) != content["identity"]:
+    if "identity" in content and identity(model, model_files.entropy_tensors(path)) != content["identity"]:
         raise DataError(f"{path}: weights and identity disagree: the folder's files are not of one model")
     return model.to(device).eval()
 

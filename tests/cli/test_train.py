@@ -240,7 +240,7 @@ def test_a_coder_is_taken_over_only_where_bits_are_the_same(mcml, model_of, larg
         stream.encoder.load_state_dict(mine.streams[key].encoder.state_dict())
         if stream.importance is not None:
             stream.importance.load_state_dict(mine.streams[key].importance.state_dict())
-    weights.save_model(fused, tmp_path / "same", {}, half=False)
+    weights.save_model(fused, tmp_path / "same", {}, compact=False)
     result = mcml("train-entropy", "--model", tmp_path / "same", "--like", source, "--run-dir", "c")
     assert result.returncode == 0, result.stderr
     image = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)

@@ -318,7 +318,7 @@ def test_a_model_whose_files_are_not_of_one_model_decodes_nothing(codecs, fusion
     changes = {"identity": fusion.identity[::-1].hex() * 4} if what == "config" else {}
     folder = copied(tmp_path / "model", fusion, **changes)
     if what != "config":
-        shutil.copy(codecs("fusion", seed=1).folder / f"{what}-0.safetensors", folder)
+        shutil.copy(codecs("fusion", seed=1).folder / f"{what}-0.safetensors.gz", folder)
     with pytest.raises((DataError, UnsupportedStreamError)):
         LearnedCodec(folder).decode(fusion.encode(crop, 20))
 
@@ -330,15 +330,15 @@ def test_a_model_without_an_entropy_coder_is_refused(tmp_path, fusion):
     with pytest.raises(UsageError, match="unknown model"):
         LearnedCodec("no-such-model")
     folder = copied(tmp_path / "copy", fusion, shared="elsewhere")
-    (folder / "entropy-0.safetensors").unlink()
+    (folder / "entropy-0.safetensors.gz").unlink()
     with pytest.raises(DataError, match="coder of elsewhere, which is not beside it"):
         LearnedCodec(folder)
 
 
 def test_models_that_share_luma_decode_like_those_that_do_not(fusion, crop, tmp_path):
     copied(tmp_path / "first", fusion)
-    folder = copied(tmp_path / "second", fusion, shared="first", zeros={})
-    for path in folder.glob("*.safetensors"):
+    folder = copied(tmp_path / "second", fusion, shared="first")
+    for path in folder.glob("*.safetensors.gz"):
         path.unlink()
     weights.save_tensors(folder, "weights", {"rate_slope": fusion.model.rate_slope})
     second, data = LearnedCodec(folder), fusion.encode(crop, 50)

@@ -52,28 +52,52 @@ def test_whole_weights_and_ones_above_what_float16_holds_come_back_bit_for_bit(t
     model.rate_slope.copy_(torch.tensor([70000.0, 3.3]))
     weights.save_model(model, tmp_path / "model", {})
     assert weights.load(tmp_path / "model").rate_slope.tolist() == model.rate_slope.tolist()
-    weights.save_model(model, tmp_path / "model", {}, half=False)
+    weights.save_model(model, tmp_path / "model", {}, compact=False)
     loaded = weights.load(str(tmp_path / "model"))
     assert equal_tensors(loaded.state_dict(), model.state_dict())
     assert weights.digest(loaded) == weights.digest(model)
 
 
-def test_tensors_that_are_mostly_zero_take_little_room_and_come_back(tmp_path):
-    model = tiny_model(seed=2)
-    name = "streams.Y.bit_model.causal.weight"
-    weight = model.state_dict()[name]  # a view: what is written here is the model's
-    kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.3
-    weight.copy_(torch.where(kept, 0.5, 0.0))
-    weight.view(-1)[7] = -0.0
-    weights.save_model(model, tmp_path / "model", {}, half=False)
-    assert equal_tensors(weights.load(tmp_path / "model").state_dict(), model.state_dict())
-    stored = weights.load_tensors(tmp_path / "model", "weights")
-    assert stored[name].shape == (int(kept.sum()) + (not kept.view(-1)[7]),)
-    assert sum(value.nbytes for key, value in stored.items() if name in key) < 0.4 * weight.nbytes
-    for damage in (lambda t: t.update({name: t[name][1:]}), lambda t: t.pop(f"{name}.mask")):
-        change_tensors(tmp_path / "model", damage)
-        with pytest.raises(DataError, match=f"values and mask of {name} disagree"):
-            weights.load(tmp_path / "model")
+@pytest.mark.parametrize(
+    "name, bits",
+    [
+        ("decoder.trunk.tail.0.first", 8),
+        ("decoder.entry.mix", 12),
+        ("bit_model.causal", 12),
+        ("encoder.stem", 0),
+    ],
+)
+def test_large_tensors_are_rounded_by_output_channel_once_and_for_all(name, bits):
+    """To half a step of 2^(e - bits), or as float16 does; an even power, zeros and tiny channels too."""
+    value = torch.randn(16, 64, 2, 2, generator=torch.Generator().manual_seed(0))
+    value *= torch.logspace(-4, 2, 16).view(-1, 1, 1, 1)
+    value[0], value[1], value[2] = 0, 1e-42, value[2] / value[2].abs().max()
+    name = f"streams.Y.{name}.weight"
+    stored = weights.compacted(name, value)
+    assert stored.dtype == torch.float16
+    if not bits:
+        assert torch.equal(stored, value.half())
+    largest = value.abs().amax((1, 2, 3), keepdim=True).double()
+    step = 2 ** (largest.clamp(min=1e-9).log2().ceil() - bits) if bits else 0
+    error = (stored.double() - value.double()).abs()
+    assert bool((error <= step / 2 + value.double().abs() * 2**-11 + 2**-25).all())
+    if bits == 8:
+        assert torch.equal((stored.double() / step)[2:].frac(), torch.zeros(14, 64, 2, 2, dtype=torch.double))
+    assert torch.equal(weights.compacted(name, stored.float()), stored)
+    assert torch.equal(weights.compacted(name, value[:1]), value[:1].half())  # small ones are not rounded
+
+
+def test_zeros_take_no_room(tmp_path):
+    model = tiny_model(**{"model.luma.width": 32})
+    sizes = []
+    for kind in ("all", "zeros"):
+        weights.save_model(model, tmp_path / kind, {})
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / kind).glob("*.gz")))
+        model.streams["Y"].encoder.trunk.zero_()
+    zeros = sum(
+        value.numel() for name, value in model.state_dict().items() if "encoder" in name and not value.any()
+    )
+    assert zeros > 5000 and sizes[0] - sizes[1] > 1.7 * zeros  # of 2 bytes each
 
 
 def test_uneven_groups_come_back_and_their_causal_masks(tmp_path):
@@ -89,7 +113,7 @@ def test_uneven_groups_come_back_and_their_causal_masks(tmp_path):
 def test_a_model_folder_is_replaced_as_a_whole(folder):
     (folder / "left-over.txt").write_text("old")
     weights.save_model(tiny_model("rgb"), folder, {})
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weights-0.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weights-0.safetensors.gz"]
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     assert weights.load(folder).config.variant == "rgb"
 
@@ -163,12 +187,12 @@ def test_tensors_of_another_configuration_are_named(folder, change, words):
 
 
 def test_damaged_and_missing_weights_are_refused_by_file(folder):
-    path = folder / "weights-0.safetensors"
+    path = folder / "weights-0.safetensors.gz"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"weights-0\.safetensors: not a whole"):
+    with pytest.raises(DataError, match=r"weights-0\.safetensors\.gz: not a whole"):
         weights.load(folder)
     path.unlink()
-    with pytest.raises(DataError, match=r"no weights-0\.safetensors"):
+    with pytest.raises(DataError, match=r"no weights-0\.safetensors\.gz"):
         weights.load(folder)
 
 
