@@ -1,0 +1,159 @@
+"""Quality at equal rates: models by estimated bits, classical codecs by bytes of files.
+
+    python benchmarks/quality.py --out results/released/quality_valid --dataset valid
+        [--models scalar_fusion,fusion,new=runs/luma/model] [--codecs "jpeg2000; avif444; jpeg, luma"]
+        [--dials 9] [--max-images 0] [--workers 0]
+
+Every picture is read on its own curve, by straight lines over log rate, at the same bits a pixel; then the
+mean over pictures is taken. Luma alone counts luma's bits (classical codecs: grey files), colour all bits,
+one dial for all streams. Points of systems that lie in the folder already and are not asked for are kept,
+so models can be added one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mcml.base.errors import UsageError, choose
+from mcml.base.files import atomic_write, to_csv
+from mcml.codec.classical import CODECS
+from mcml.data.images import read_image
+from mcml.data.sets import image_set
+from mcml.lab import experiments
+from mcml.lab import inspect as inspection
+from mcml.lab.output import as_rows, print_table, provenance
+from mcml.lab.parameters import parse_names
+from mcml.lab.workers import side_by_side
+from mcml.metrics import distortion
+from mcml.metrics.color import rgb_to_lab
+from mcml.model.validate import measure_output, to_tensor
+from mcml.model.weights import load
+
+DIALS = {"binary": (-5.0, 3.0), "scalar": (0.0, 1.0)}  # under 0.15 bits a pixel on every picture
+LUMA_RATES, RATES = (0.15, 0.2, 0.3, 0.5), (0.15, 0.3, 0.5)
+COLOR = ("psnr", "ms_ssim", "ciede2000")
+AVIF = (0, 6, 12, 18, 24, 30, 36, 43, 50, 57, 64)
+QUALITIES = {  # from under 0.15 to over 0.5 bits a pixel on most pictures
+    "jpeg2000": (480, 320, 240, 190, 150, 110, 80, 64, 50, 38, 28),
+    "avif444": AVIF,
+    "avif444_speed2": AVIF[::2],  # the encoder searches longer: ten times the seconds
+    "jpeg, luma": (1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 33),
+    "jpeg2000, luma": (160, 107, 80, 64, 52, 40, 30, 23, 18, 14, 10),
+    "avif, luma": AVIF,
+    "avif_speed2, luma": AVIF[::2],
+}
+load = cache(load)
+
+
+def model_points(name: str, folder: str, path: Path, count: int) -> list[dict[str, Any]]:
+    """Return a model's points on one picture, at `count` dials."""
+    model, image = load(folder), read_image(path)
+    rows = []
+    for dial in np.linspace(*DIALS[model.config.quantizer], count):
+        decoded, output = inspection.decode(model, image, float(dial))
+        own = measure_output(model, to_tensor(image), output)
+        row = {"system": name, "image": path.stem, "rate_is": "estimate", "quality": float(dial)}
+        row |= {"luma_rate_bpp": own["estimated_bpp_Y"], "psnr_Y": own["psnr_Y"]}
+        if len(model.streams) > 1:
+            row |= {"rate_bpp": own["estimated_bpp"]} | color_figures(image, decoded)
+        rows.append(row)
+    return rows
+
+
+def file_points(name: str, path: Path) -> list[dict[str, Any]]:
+    """Return a classical codec's points on one picture: in colour, or of luma as a grey file."""
+    image, rows = read_image(path), []
+    base, _, is_luma = name.partition(", ")
+    base, _, is_slow = base.partition("_speed")
+    for quality in QUALITIES[name]:
+        row = {"system": name, "image": path.stem, "rate_is": "file", "quality": quality}
+        if is_luma:
+            (own,) = experiments.luma_codec([image], base, [quality], speed=2 if is_slow else 6)
+            rows.append(row | {"luma_rate_bpp": own["bpp"], "psnr_Y": own["psnr_Y"]})
+            continue
+        options = {**CODECS[base].options, "speed": 2} if is_slow else CODECS[base].options
+        codec = replace(CODECS[base], options=options)
+        data = codec.encode(image, quality)
+        row["rate_bpp"] = 8 * len(data) / image[..., 0].size
+        rows.append(row | color_figures(image, codec.decode(data)))
+    return rows
+
+
+def color_figures(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+    """Return `COLOR` of a pair, as `mcml.metrics.compare` defines them."""
+    scales = [distortion.ssim_scales(image[..., c], decoded[..., c]) for c in range(3)]
+    return {
+        "psnr": distortion.psnr_from_mse(float(np.mean((image.astype(float) - decoded) ** 2))),
+        "ms_ssim": float(np.mean([distortion.combine_scales(s) for s in scales])),
+        "ciede2000": float(distortion.ciede2000_map(rgb_to_lab(image), rgb_to_lab(decoded)).mean()),
+    }
+
+
+def at_equal_rates(points: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the tables of luma and of colour."""
+    luma, color = (
+        points.dropna(subset=column).to_dict("records") for column in ("luma_rate_bpp", "rate_bpp")
+    )
+    return (
+        experiments.at_rates(luma, LUMA_RATES, ("psnr_Y",), "luma_rate_bpp"),
+        experiments.at_rates(color, RATES, COLOR, "rate_bpp"),
+    )
+
+
+def main() -> None:
+    """Measure, keep the points, write and print the two tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dataset", default="valid")
+    parser.add_argument("--models", default="", help="released names, or name=folder")
+    parser.add_argument("--codecs", default="", help=f"separated by semicolons: {'; '.join(QUALITIES)}")
+    parser.add_argument("--dials", type=int, default=9)
+    parser.add_argument("--max-images", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0)
+    options = parser.parse_args()
+    images = image_set(options.dataset)
+    paths = [path.absolute() for path in images.paths[: options.max_images or None]]
+    models = {
+        name: folder or name for name, _, folder in (m.partition("=") for m in parse_names(options.models))
+    }
+    calls = [
+        partial(model_points, name, folder, p, options.dials)
+        for name, folder in models.items()
+        for p in paths
+    ]
+    codecs = [name.strip() for name in options.codecs.split(";") if name.strip()]
+    calls += [
+        partial(file_points, choose("codec", name, QUALITIES), path) for name in codecs for path in paths
+    ]
+    measured = side_by_side(
+        calls, options.workers, lambda done, total: print(f"{done} of {total}", end="\r", file=sys.stderr)
+    )
+    points, file = pd.DataFrame([row for rows in measured for row in rows]), options.out / "points.csv"
+    if file.exists():
+        kept = pd.read_csv(file)
+        if not set(kept.image) == {path.stem for path in paths}:
+            raise UsageError(f"{file}: holds points of other pictures")
+        points = pd.concat([kept[~kept.system.isin(set(points.get("system", ())))], points])
+    luma, color = at_equal_rates(points)
+    about = {"data_hash": images.digest, "images": len(paths), "dials": options.dials, **provenance()}
+    atomic_write(file, to_csv(as_rows(points)))
+    for name, table in (("luma", luma), ("color", color)):
+        atomic_write(options.out / f"{name}.csv", to_csv(table))
+        print_table(table)
+    record = options.out / "run.json"  # one entry a run, since points may come from several
+    runs = json.loads(record.read_text("utf-8")) if record.exists() else []
+    systems = sorted({call.args[0] for call in calls})
+    atomic_write(record, json.dumps([*runs, {"systems": systems, **about}], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
