@@ -41,6 +41,7 @@ from mcml.model.weights import load
 DIALS = {"binary": (-5.0, 3.0), "scalar": (0.0, 1.0)}  # under 0.15 bits a pixel on every picture
 LUMA_RATES, RATES = (0.15, 0.2, 0.3, 0.5), (0.15, 0.3, 0.5)
 COLOR = ("psnr", "ms_ssim", "ciede2000")
+COLUMNS = ["system", "image", "rate_is", "quality", "luma_rate_bpp", "psnr_Y", "rate_bpp", *COLOR]
 AVIF = (0, 6, 12, 18, 24, 30, 36, 43, 50, 57, 64)
 QUALITIES = {  # from under 0.15 to over 0.5 bits a pixel on most pictures
     "jpeg2000": (480, 320, 240, 190, 150, 110, 80, 64, 50, 38, 28),
@@ -137,18 +138,20 @@ def main() -> None:
     measured = side_by_side(
         calls, options.workers, lambda done, total: print(f"{done} of {total}", end="\r", file=sys.stderr)
     )
-    points, file = pd.DataFrame([row for rows in measured for row in rows]), options.out / "points.csv"
+    points = pd.DataFrame([row for rows in measured for row in rows], columns=COLUMNS)
+    file = options.out / "points.csv"
     if file.exists():
         kept = pd.read_csv(file)
         if not set(kept.image) == {path.stem for path in paths}:
             raise UsageError(f"{file}: holds points of other pictures")
-        points = pd.concat([kept[~kept.system.isin(set(points.get("system", ())))], points])
+        points = pd.concat([kept[~kept.system.isin(set(points.system))], points])
+    atomic_write(file, to_csv(as_rows(points)))
     luma, color = at_equal_rates(points)
     about = {"data_hash": images.digest, "images": len(paths), "dials": options.dials, **provenance()}
-    atomic_write(file, to_csv(as_rows(points)))
     for name, table in (("luma", luma), ("color", color)):
-        atomic_write(options.out / f"{name}.csv", to_csv(table))
-        print_table(table)
+        if table:
+            atomic_write(options.out / f"{name}.csv", to_csv(table))
+            print_table(table)
     record = options.out / "run.json"  # one entry a run, since points may come from several
     runs = json.loads(record.read_text("utf-8")) if record.exists() else []
     systems = sorted({call.args[0] for call in calls})
