@@ -231,4 +231,4 @@ def info(options: argparse.Namespace) -> None:
         for key in ("luma", "color") if name in ("independent", "fusion") else ("luma",):
             print(f"  {key}: " + ", ".join(f"{k} {v}" for k, v in config.to_dict()[key].items()))
         print_table([{**row, "macs_per_pixel": round(row["macs_per_pixel"])} for row in part_costs(config)])
-    print("context models (bit_model, level_model) only estimate rates; totals leave them out.")
+    print("context models (bit_model, level_model) only estimate rates; totals leave them out, not priors.")

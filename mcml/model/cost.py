@@ -9,11 +9,17 @@ from typing import Any
 
 import torch
 
-from mcml.base import STRIDE
 from mcml.model.model import Model
 from mcml.model.settings import ModelConfig
 
-GRID = 8  # positions a side of the code that is counted
+SIDE = 64  # pixels a side of what is counted
+PARTS = {  # of a stream, and the names of what they are made of
+    "binary": {p: (p,) for p in ("encoder", "importance", "decoder", "bit_model", "level_model")},
+    "scalar": {
+        "encoder": ("encoder",), "gain": ("log_gain",), "decoder": ("decoder",),
+        "prior": ("prior", "hyperprior", "side"),
+    },
+}  # fmt: skip
 
 
 @cache
@@ -21,38 +27,33 @@ def part_costs(config: ModelConfig) -> list[dict[str, Any]]:
     """Count each part of a variant without allocating anything (torch's meta device).
 
     Returns:
-        Rows of stream, part (the context models, which estimate rates, too), parameters, macs_per_pixel
-        (forward, of the whole image; multiply and add are one).
+        Rows of stream, part, parameters, macs_per_pixel (forward, of the whole image; multiply and add are
+        one). Binary: the context models, which estimate rates, too. Scalar: the gain has no convolution, the
+        prior is all of its steps and what makes its side features.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
-        model = Model(config)
-        level = torch.zeros(1, GRID, GRID, dtype=torch.int64)
-        luma = torch.empty(1, config.luma.code_channels, GRID, GRID)
-    rows = []
+        model, dial, codes, rows = Model(config), torch.zeros(1), {}, []
     for key, stream in model.streams.items():
-        plane = torch.empty(1, 3 if key == "RGB" else 1, GRID * STRIDE, GRID * STRIDE, device="meta")
-        features = torch.empty(1, stream.config.width, GRID, GRID, device="meta")
-        code = torch.empty(1, stream.config.code_channels, GRID, GRID, device="meta")
-        other = luma if key in ("Cb", "Cr") else None
-        inputs = {
-            "encoder": (plane,), "importance": (features,), "decoder": (code, other),
-            "bit_model": (code, level, other), "level_model": (level,),
-        }  # fmt: skip
-        for part, given in inputs.items():
-            module = getattr(stream, part)
-            if module is not None:
-                with FlopCounterMode(display=False) as counter, torch.no_grad():
-                    module(*given)
-                count = sum(p.numel() for p in module.parameters())
-                macs = counter.get_total_flops() / 2 / (GRID * STRIDE) ** 2
-                rows.append({"stream": key, "part": part, "parameters": count, "macs_per_pixel": macs})
+        plane = torch.empty(1, 3 if key == "RGB" else 1, SIDE, SIDE, device="meta")
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            codes[key] = stream(plane, dial, codes).code
+        flops = {name.partition(".")[2]: sum(of.values()) for name, of in counter.get_flop_counts().items()}
+        for part, prefixes in PARTS[config.quantizer].items():
+            mine = [p.numel() for name, p in stream.named_parameters() if name.startswith(prefixes)]
+            if mine:
+                macs = sum(flops.get(name, 0) for name in prefixes) / 2 / SIDE**2
+                rows.append({"stream": key, "part": part, "parameters": sum(mine), "macs_per_pixel": macs})
     return rows
 
 
 def codec_cost(config: ModelConfig) -> tuple[int, float]:
-    """Return parameters and MACs a pixel of the networks, context models left out."""
+    """Return parameters and MACs a pixel of the networks that a codec needs.
+
+    Binary: without the context models, which only estimate rates (files have an entropy coder of their own).
+    Scalar: with the prior, without which no symbol can be read.
+    """
     rows = [row for row in part_costs(config) if not row["part"].endswith("_model")]
     return sum(row["parameters"] for row in rows), sum(row["macs_per_pixel"] for row in rows)
 
@@ -60,7 +61,7 @@ def codec_cost(config: ModelConfig) -> tuple[int, float]:
 def equal_cost_rgb(config: ModelConfig) -> ModelConfig:
     """Return the rgb variant whose width brings its MACs a pixel nearest to `config`'s.
 
-    Its code has as many bits as the three streams together, on the luma stream's levels.
+    Its code has as many channels as the three streams' together; all else is the luma stream's.
     """
     wanted = codec_cost(config)[1]
     bits = config.luma.code_channels + 2 * config.color.code_channels

@@ -31,11 +31,13 @@ def arguments(data, run_dir, steps=3, *more, **settings):
 # ----------------------------------------------------------------------------------- train
 
 
-def test_train_writes_a_model_a_log_and_its_validation(mcml, photo_folder, tmp_path):
+@pytest.mark.parametrize("quantizer", ["binary", "scalar"])
+def test_train_writes_a_model_a_log_and_its_validation(mcml, photo_folder, tmp_path, quantizer):
     valid = tmp_path / "valid"
     valid.mkdir()
     (photo_folder / "two.png").rename(valid / "two.png")
-    done = mcml(*arguments("photos", "run", 4, "--valid", "./valid", "--variant", "fusion"))
+    words = ("--valid", "./valid", "--variant", "fusion", "--quantizer", quantizer)
+    done = mcml(*arguments("photos", "run", 4, *words))
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     names = ["checkpoint-00000004", "log.csv", "model", "validation.csv"]
@@ -49,7 +51,8 @@ def test_train_writes_a_model_a_log_and_its_validation(mcml, photo_folder, tmp_p
     rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in averaged.items()}
     assert equal_tensors(model.state_dict(), rounded)
     config, record = weights.load_config(run / "model")
-    assert config.variant == "fusion" and Recipe().changed(**record["recipe"]).model == config
+    assert (config.variant, config.quantizer) == ("fusion", quantizer)
+    assert Recipe().changed(**record["recipe"]).model == config
     assert (record["steps"], record["photographs"], record["ended"]) == (4, 1, "finished")
     assert (record["processes"], record["threads"], record["trained"]) == (1, 1, ["Y", "Cb", "Cr"])
     assert record["command"].startswith("mcml train --data photos")
@@ -62,7 +65,8 @@ def test_train_writes_a_model_a_log_and_its_validation(mcml, photo_folder, tmp_p
     assert len(bpp) == 6 and bpp == sorted(bpp) and bpp[0] < bpp[-1]  # the dial opens the mask
     parts = [sum(float(row[f"estimated_bpp_{key}"]) for key in ("Y", "Cb", "Cr")) for row in validation]
     assert parts == pytest.approx(bpp)
-    assert {"psnr", "psnr_Y", "psnr_Cb", "psnr_Cr", "importance_Y"} <= validation[0].keys()
+    assert {"psnr", "psnr_Y", "psnr_Cb", "psnr_Cr"} <= validation[0].keys()
+    assert ("importance_Y" in validation[0]) is (quantizer == "binary")
     header, *lines = (line.split() for line in done.stdout.splitlines())
     shown = [dict(zip(header, line, strict=True)) for line in lines]
     assert [float(row["psnr"]) for row in shown] == pytest.approx(
@@ -135,6 +139,7 @@ def test_budgets_of_the_command_line_replace_the_profile(mcml, photo_folder, tmp
     "words, code, said",
     [
         ("--variant fuson", 2, "unknown variant 'fuson': did you mean 'fusion'"),
+        ("--quantizer scaler", 2, "unknown quantizer 'scaler': did you mean 'scalar'"),
         ("--profile qick", 2, "unknown training profile 'qick': did you mean 'quick'"),
         ("--set train.stepps=3", 2, "did you mean 'train.steps'"),
         ("--set train.steps", 2, "expected table.name=value"),
@@ -260,8 +265,9 @@ def test_mistakes_of_train_entropy_are_named(mcml, model_of, tmp_path, words):
 # ------------------------------------------------------------------------------------ info
 
 
-def test_info_s_totals_are_the_sums_of_the_rows_that_it_prints(mcml):
-    said = mcml("info").stdout
+@pytest.mark.parametrize("quantizer", ["binary", "scalar"])
+def test_info_s_totals_are_the_sums_of_the_rows_that_it_prints(mcml, quantizer):
+    said = mcml("info", "--quantizer", quantizer).stdout
     about = "|".join(map(re.escape, VARIANTS.values()))
     parts = re.split(rf"^(\w+): (?:{about})\n", said, flags=re.MULTILINE)
     assert parts[1::2] == list(VARIANTS)
@@ -271,8 +277,12 @@ def test_info_s_totals_are_the_sums_of_the_rows_that_it_prints(mcml):
         own = [(int(count), int(cost)) for part, count, cost in rows if not part.endswith("_model")]
         assert int(parameters.replace(",", "")) == sum(count for count, _ in own) > 0
         assert int(macs.replace(",", "")) == pytest.approx(sum(cost for _, cost in own), abs=len(own))
-        assert len(own) < len(rows) and ("  color: " in text) == (variant in ("independent", "fusion"))
-    assert mcml("info", "--variant", "rgb").stdout.splitlines()[:-1] == said.splitlines()[-len(rows) - 5 : -1]
+        assert (len(own) < len(rows)) is (quantizer == "binary")
+        assert ("  color: " in text) == (variant in ("independent", "fusion"))
+    assert (
+        mcml("info", "--variant", "rgb", "--quantizer", quantizer).stdout.splitlines()[:-1]
+        == said.splitlines()[-len(rows) - 5 : -1]
+    )
 
 
 def test_info_refuses_what_it_does_not_know(mcml):

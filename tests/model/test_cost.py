@@ -64,3 +64,28 @@ def test_an_rgb_network_of_equal_cost_is_within_five_percent(config):
     assert rgb == replace(config, variant="rgb", luma=rgb.luma)
     assert rgb.luma.code_channels == config.luma.code_channels + 2 * config.color.code_channels
     assert codec_cost(rgb)[1] == pytest.approx(codec_cost(config)[1], rel=0.05)
+
+
+@pytest.mark.parametrize("variant, condition", [*((v, "luma") for v in VARIANTS), ("fusion", "none")])
+def test_scalar_costs_are_of_every_weight_and_the_priors_of_all_its_steps(variant, condition):
+    small = {"quantizer": "scalar", "width": 8, "groups": 1, "blocks": 1, "prior_width": 6}
+    luma, color = (
+        StreamConfig(**small, code_channels=12),
+        StreamConfig(**small, code_channels=8, prior_steps=2),
+    )
+    config = ModelConfig(variant=variant, luma=luma, color=color, condition=condition)
+    rows, spent = part_costs(config), macs(config)
+    assert {row["part"] for row in rows} == {"encoder", "gain", "prior", "decoder"}
+    total = sum(p.numel() for p in build(config).parameters())
+    assert sum(row["parameters"] for row in rows) == total
+    assert codec_cost(config) == (total, pytest.approx(sum(spent.values()) / 64))
+    first = config.streams[0]
+    steps = 3 * 9 * 12 * 6 + 7 * 12 + 3 * 13 * 12 + 4 * 12 * 24  # see latents; mix side and dial; predict
+    analysis, synthesis = 9 * 12 * 6 / 4 + 9 * 6 * 32 / 16, 9 * 32 * 24 / 16 + 6 * 24 / 4
+    assert spent[first, "prior"] == steps + analysis + synthesis
+    if variant == "fusion":
+        steps = 9 * 8 * 6 + 7 * 12 + 13 * 12 + 2 * 12 * 16
+        side = 9 * (12 + 8) * 6 if condition == "luma" else 9 * 8 * 6 / 4 + 9 * 6 * 32 / 16 + synthesis
+        assert spent["Cr", "prior"] == steps + side
+    rgb = equal_cost_rgb(config)
+    assert (rgb.quantizer, rgb.luma.code_channels) == ("scalar", 28)
