@@ -11,6 +11,8 @@ from mcml.base import files
 ROOT = files.repo_root()
 SIZES = {"width": 8, "code_channels": 16, "levels": 5, "groups": 1, "blocks": 1}
 TINY = {f"model.{stream}.{name}": value for stream in ("luma", "color") for name, value in SIZES.items()}
+SCALAR = {f"model.{stream}.quantizer": "scalar" for stream in ("luma", "color")}
+SCALAR |= {"model.luma.prior_width": 12, "model.color.prior_width": 8, "loss.gamma": 1.5}
 TINY |= {"train.batch": 4, "train.patch_px": 32, "stage.start": "plain"}
 
 

@@ -106,9 +106,9 @@ class StreamConfig(Settings):
             for name in BINARY_ONLY:  # of the other quantizer, in whose profiles they stand
                 object.__setattr__(self, name, type(self).__dataclass_fields__[name].default)
             if self.code_channels % 4:
-                raise UsageError(
-                    f"code_channels is {self.code_channels}: scalar latents need a multiple of 4"
-                )
+                raise UsageError(f"code_channels is {self.code_channels}: latents need a multiple of 4")
+            if self.prior_steps == 3:
+                raise UsageError("prior_steps is 3: expected 1, 2 or 4")
         elif self.code_channels < self.levels - 1:
             raise UsageError(
                 f"code_channels is {self.code_channels}: {self.levels} levels need {self.levels - 1} or more"
@@ -137,10 +137,10 @@ class ModelConfig(Settings):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings that count for the model's quantizer."""
+        """Return the settings that count for each stream's quantizer."""
         tables = super().to_dict()
-        others = BINARY_ONLY if self.quantizer == "scalar" else SCALAR_ONLY
         for key in ("luma", "color"):
+            others = BINARY_ONLY if tables[key]["quantizer"] == "scalar" else SCALAR_ONLY
             tables[key] = {name: value for name, value in tables[key].items() if name not in others}
         if self.quantizer == "binary":
             del tables["condition"]

@@ -14,9 +14,10 @@ from mcml.model.settings import VARIANTS, LossConfig, ModelConfig, Recipe, Strea
 
 @pytest.mark.parametrize("profile", settings.training_profiles())
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_profile_loads_for_every_variant_and_survives_a_dictionary(profile, variant):
-    recipe = load_recipe(profile, variant)
-    assert recipe.model.variant == variant
+@pytest.mark.parametrize("quantizer", settings.QUANTIZERS)
+def test_every_profile_loads_for_every_variant_and_survives_a_dictionary(profile, variant, quantizer):
+    recipe = load_recipe(profile, variant, quantizer=quantizer)
+    assert (recipe.model.variant, recipe.model.quantizer) == (variant, quantizer)
     assert Recipe().changed(**recipe.to_dict()) == recipe
     assert Recipe().changed(**dotted(recipe.to_dict())) == recipe
     assert recipe.trained_streams() == recipe.model.streams

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import equal_tensors, tiny_recipe
+from helpers import SCALAR, equal_tensors, tiny_recipe
 
 from mcml.base.errors import DataError, UsageError
 from mcml.model import model_files, weights
@@ -30,13 +30,14 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.parametrize("quantizer", [{}, SCALAR], ids=["binary", "scalar"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_model_comes_back_as_the_float16_of_its_weights(tmp_path, variant):
-    model = tiny_model(variant, seed=4)
+def test_a_model_comes_back_as_its_compact_weights(tmp_path, variant, quantizer):
+    model = tiny_model(variant, seed=4, **quantizer)
     weights.save_model(model, tmp_path / "model", {"steps": 3, "note": "α"})
     loaded = weights.load(tmp_path / "model")
     assert loaded.config == model.config and not loaded.training
-    rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    rounded = {k: weights.compacted(k, v).to(v.dtype) for k, v in model.state_dict().items()}
     assert equal_tensors(loaded.state_dict(), rounded)
     assert weights.load_config(tmp_path / "model") == (model.config, {"steps": 3, "note": "α"})
     rgb = torch.rand(1, 3, 24, 17, generator=torch.Generator().manual_seed(0))
@@ -45,6 +46,7 @@ def test_a_model_comes_back_as_the_float16_of_its_weights(tmp_path, variant):
         first, second = model(rgb, 0.0), loaded(rgb, 0.0)
     assert torch.equal(first.estimated_bpp, second.estimated_bpp)
     assert torch.equal(first.x_hat, second.x_hat)
+    assert weights.digest(loaded) == weights.digest(model)
 
 
 def test_whole_weights_and_ones_above_what_float16_holds_come_back_bit_for_bit(tmp_path):

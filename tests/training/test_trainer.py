@@ -1,6 +1,5 @@
 """The codec's training: exact resume, what learns when, rates, averages, divergence, several processes."""
 
-import copy
 import json
 import math
 import os
@@ -10,13 +9,13 @@ import time
 
 import pytest
 import torch
-from helpers import ROOT, equal_tensors, flat_optimizer, rows_of, tiny_recipe
+from helpers import ROOT, SCALAR, equal_tensors, flat_optimizer, rows_of, tiny_recipe
 
 from mcml.base.errors import DataError
 from mcml.data.patches import PatchStore
 from mcml.model.model import build
 from mcml.training import run
-from mcml.training.objectives import BinaryObjective
+from mcml.training.objectives import OBJECTIVES
 from mcml.training.trainer import Trainer
 
 
@@ -34,12 +33,17 @@ def trained(recipe, store, folder, *, stop_at=None, initial=None, watch=None, lo
     return trainer
 
 
+QUANTIZERS = {"binary": {}, "scalar": SCALAR}
 RUNS = {
     "everything learns": ("luma", {"stage.encoder_from": 0.0}),
     "bf16, uniform maps": ("luma", {"train.precision": "bf16", "stage.uniform_share": 0.5}),
     "encoder freed after the interruption": ("fusion", {"stage.encoder_from": 0.7}),
     "threshold code": ("luma", {"stage.start": "threshold"}),
-}
+    "scalar: noise, then colour differences, then rounding": (
+        "fusion", {**SCALAR, "stage.encoder_from": 0.0, "loss.color_difference": 0.1},
+    ),
+    "scalar in bf16": ("luma", {**SCALAR, "train.precision": "bf16", "stage.encoder_from": 0.7}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -163,18 +167,15 @@ def test_averaged_weights_follow_the_formula(store, ema):
     assert moved > 1e-4  # the average is not the last weight
 
 
-MODULES = (*BinaryObjective.apart[1], "bit_model", "level_model")
-
-
 def changes(recipe, store):
-    """Return, by module of luma, the steps in which its weights changed."""
-    before, steps = {}, {name: [] for name in MODULES}
+    """Return, by part of luma, the steps in which its weights changed."""
+    before, steps = {}, {}
 
     def watch(trainer, row):
-        for name in MODULES:
-            now = copy.deepcopy(getattr(trainer.model.streams["Y"], name).state_dict())
+        for name, parameters in trainer.objective.parts.items():
+            now = {str(i): p.detach().clone() for i, p in enumerate(parameters)}
             if name in before and not equal_tensors(before[name], now):
-                steps[name].append(row["step"])
+                steps.setdefault(name, []).append(row["step"])
             before[name] = now
 
     trainer = Trainer(recipe, store, None, report=lambda row: watch(trainer, row))
@@ -191,34 +192,68 @@ def test_a_part_learns_from_its_share_of_the_budget_on_and_context_models_every_
     settings = {f"stage.{name}_from": share for name, share in shares.items()}
     steps = changes(tiny_recipe(**settings, **{"train.context_every": 2}), store)
     first = {0.0: 1, 0.5: 4, 1.0: 7}  # steps 1 to 3 of 6 are the first half
-    assert steps.pop("bit_model") == steps.pop("level_model") == [1, 3, 5]
-    expected = {name: list(range(first[share], 7)) for name, share in shares.items()}
-    assert steps == {"decoder": [1, 2, 3, 4, 5, 6], **expected}
+    expected = {name: list(range(first[share], 7)) for name, share in shares.items() if share < 1}
+    assert steps == {"decoder": [1, 2, 3, 4, 5, 6], "context": [1, 3, 5], **expected}
 
 
-@pytest.mark.parametrize("variant", ["independent", "fusion"])
-def test_colour_trained_on_frozen_luma_leaves_its_weights_and_bits(
-    store, whole, astronaut, tmp_path, variant
+@pytest.mark.parametrize(
+    "encoder, prior, rounding, learns, tells",
+    [
+        (0.0, 0.0, 0.5, [1, 2, 3], [1, 2, 3, 4, 5, 6]),
+        (0.5, 0.5, 0.6, [4], [4, 5, 6]),
+        (1, 0, 1, [], [*range(1, 7)]),
+    ],
+)
+def test_scalar_encoders_learn_until_rounding_is_real_and_priors_from_their_share_on(
+    store, encoder, prior, rounding, learns, tells
 ):
-    luma = whole.averaged
+    shares = {"stage.encoder_from": encoder, "stage.prior_from": prior, "stage.rounding_from": rounding}
+    steps = changes(tiny_recipe(**SCALAR, **shares), store)
+    assert (steps["decoder"], steps["prior"], steps.get("encoder", [])) == ([*range(1, 7)], tells, learns)
+
+
+MODULES = (*OBJECTIVES["binary"].apart[1], "bit_model")
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUANTIZERS)
+@pytest.mark.parametrize("variant", ["independent", "fusion"])
+def test_colour_trained_on_frozen_luma_leaves_its_weights_and_symbols(
+    store, whole, astronaut, tmp_path, variant, quantizer
+):
+    luma = trained(tiny_recipe(**quantizer), store, None).averaged if quantizer else whole.averaged
     rgb = torch.from_numpy(astronaut).permute(2, 0, 1)[None].float() / 255
     settings = {"stage.train": "Cb,Cr", "stage.encoder_from": 0.0, "train.context_every": 1, "train.steps": 3}
-    recipe = tiny_recipe(variant, **settings)
-    fresh = build(recipe.model, recipe.train.seed)
+    recipe = tiny_recipe(variant, **settings, **quantizer)
+    fresh = Trainer(recipe, store, None, initial=luma).model
     trainer = trained(recipe, store, tmp_path, initial=luma)
     for model in (trainer.model, trainer.averaged):
         assert equal_tensors(model.streams["Y"].state_dict(), luma.streams["Y"].state_dict())
         assert torch.equal(model.rate_slope, luma.rate_slope)
     with torch.no_grad():
         alone, beside = (model.eval()(rgb, 0.5).streams["Y"] for model in (luma, trainer.averaged))
-    for name in ("bits", "level", "mask", "code"):
-        assert torch.equal(getattr(beside, name), getattr(alone, name)), name
+    for name, value in beside._asdict().items():
+        assert value is None or torch.equal(value, getattr(alone, name)), name
     for key in ("Cb", "Cr"):
         stream = trainer.model.streams[key]
-        for part in (*BinaryObjective.apart[1], "bit_model"):
+        for part in ("encoder", "decoder", "prior") if quantizer else MODULES:
             old, new = getattr(fresh.streams[key], part), getattr(stream, part)
             assert not equal_tensors(old.state_dict(), new.state_dict()), (key, part)
     assert not [name for name in run.read_log(tmp_path)[0] if name.endswith("_Y")]
+
+
+def test_scalar_streams_are_taken_over_by_another_fusion_whose_own_parts_begin_as_nothing(store):
+    fusion = trained(tiny_recipe("fusion", **SCALAR, **{"stage.encoder_from": 0.0}), store, None).averaged
+    theirs = fusion.streams["Cb"].state_dict()
+    taken = Trainer(tiny_recipe("independent", **SCALAR), store, None, initial=fusion).averaged
+    own = {name: v for name, v in taken.streams["Cb"].state_dict().items() if name not in theirs}
+    shared = {name: v for name, v in taken.streams["Cb"].state_dict().items() if name in theirs}
+    assert equal_tensors(shared, {name: theirs[name] for name in shared})
+    assert all(name.startswith("decoder.trunk.tail") for name in own)  # a block that adds 0 at first
+    assert not any(v.any() for name, v in own.items() if ".second." in name)
+    back = Trainer(tiny_recipe("fusion", **SCALAR), store, None, initial=taken).averaged.streams["Cb"]
+    assert not back.decoder.luma.weight.any() and equal_tensors(
+        back.encoder.state_dict(), fusion.streams["Cb"].encoder.state_dict()
+    )
 
 
 def test_streams_that_are_not_named_stay_as_they_began(store):
@@ -272,7 +307,8 @@ from mcml.data.patches import PatchStore
 from mcml.model.settings import Recipe
 from mcml.training.run import on_signals
 from mcml.training.trainer import Trainer
-recipe, photos, folder = Recipe().changed(**json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
+recipes = [Recipe().changed(**settings) for settings in json.loads(sys.argv[1])]
+photos, folders = Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]]
 
 class Store(PatchStore):
     trainer = None
@@ -282,7 +318,7 @@ class Store(PatchStore):
             self.trainer.stop()
         return super().sample(*arguments, **options)
 
-def work():
+def twice(recipe, folder):
     store = Store([read_image(path) for path in sorted(photos.iterdir())])
     ended = [Trainer(recipe, store, folder).fit(log_every=1)]
     trainer = Trainer(recipe.changed(**{"train.steps": 9}), store, folder)
@@ -294,6 +330,9 @@ def work():
         os.kill(os.getpid(), signal.SIGINT)
     return [*ended, *told, signal.getsignal(signal.SIGTERM) is before]
 
+def work():
+    return [twice(*given) for given in zip(recipes, folders)]
+
 launch = LaunchConfig(1, 1, 2, run_id="two", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
                       start_method="fork", monitor_interval=0.1)
 print(json.dumps(elastic_launch(launch, work)()))
@@ -303,23 +342,23 @@ print(json.dumps(elastic_launch(launch, work)()))
 def test_two_processes_take_the_steps_of_one_and_stop_together(store, photo_folder, tmp_path):
     """In float32 only the order of sums differs: 2e-7 of a log's figure, 3e-8 of a weight were measured."""
     settings = {"train.steps": 3, "stage.encoder_from": 0.0, "train.context_every": 1}
-    recipe = tiny_recipe("fusion", **settings)
-    arguments = [json.dumps(recipe.to_dict()), str(photo_folder), str(tmp_path / "two")]
+    recipes = {name: tiny_recipe("fusion", **settings, **q) for name, q in QUANTIZERS.items()}
+    folders = [tmp_path / name for name in recipes]
+    arguments = [json.dumps([r.to_dict() for r in recipes.values()]), str(photo_folder), *map(str, folders)]
     done = subprocess.run(
         [sys.executable, "-c", TWICE, *arguments], capture_output=True, text=True, check=False, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     both = json.loads(done.stdout.splitlines()[-1])
-    assert both == {rank: ["finished", "interrupted", 4, 15, 2, True] for rank in "01"}
-    one = trained(recipe, store, tmp_path / "one")
-    two = run.read_log(tmp_path / "two")
-    assert [row["step"] for row in two] == [1, 2, 3, 4]
-    for a, b in zip(one.rows, two, strict=False):
-        assert {name: b[name] for name in one.columns} == pytest.approx(
-            {name: a[name] for name in one.columns}, rel=1e-5
-        )
-    state = run.read_checkpoint(tmp_path / "two" / "checkpoint-00000003")
-    for name in ("learner", "averaged"):
-        for key, value in getattr(one, name).state_dict().items():
-            torch.testing.assert_close(state[name][key], value, rtol=0, atol=1e-5)  # of steps of 1e-3
+    assert both == {rank: [["finished", "interrupted", 4, 15, 2, True]] * 2 for rank in "01"}
+    for folder, recipe in zip(folders, recipes.values(), strict=True):
+        one, two = trained(recipe, store, tmp_path / "one" / folder.name), run.read_log(folder)
+        assert [row["step"] for row in two] == [1, 2, 3, 4]
+        for a, b in zip(one.rows, two, strict=False):
+            figures = ({name: row[name] for name in one.columns} for row in (b, a))
+            assert next(figures) == pytest.approx(next(figures), rel=1e-5)
+        state = run.read_checkpoint(folder / "checkpoint-00000003")
+        for name in ("learner", "averaged"):
+            for key, value in getattr(one, name).state_dict().items():
+                torch.testing.assert_close(state[name][key], value, rtol=0, atol=1e-5)  # of steps of 1e-3
