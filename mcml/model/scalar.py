@@ -172,19 +172,17 @@ class ScalarStream(nn.Module):
         small = (HYPER_CHANNELS, -(-height // HYPER_STRIDE), -(-width // HYPER_STRIDE))
         return dict(zip(self.noise_parts, [(self.config.code_channels, height, width), small], strict=False))
 
-    def encoder_parameters(self) -> list[nn.Parameter]:
-        """Return what decides the symbols: encoder, gains and the hyperprior's analysis."""
-        analysis = [] if self.hyperprior is None else self.hyperprior.analysis.parameters()
-        return [*self.encoder.parameters(), self.log_gain, *analysis]
-
-    def prior_parameters(self) -> list[nn.Parameter]:
-        """Return what says what symbols cost."""
-        own = {id(p) for p in (*self.encoder_parameters(), *self.decoder.parameters())}
-        return [p for p in self.parameters() if id(p) not in own]
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what decides symbols, what decides the hyperprior's, what prices them, and the decoder."""
+        analysis = [] if self.hyperprior is None else list(self.hyperprior.analysis.parameters())
+        parts = {"encoder": [*self.encoder.parameters(), self.log_gain], "analysis": analysis}
+        parts["decoder"] = list(self.decoder.parameters())
+        others = {id(p) for part in parts.values() for p in part}
+        return parts | {"prior": [p for p in self.parameters() if id(p) not in others]}
 
     def encoder_learns(self) -> bool:
         """Return whether any weight before the rounding is being trained."""
-        return any(p.requires_grad for p in self.encoder_parameters())
+        return self.log_gain.requires_grad or any(p.requires_grad for p in self.encoder.parameters())
 
     def gain(self, dial: Tensor) -> Tensor:
         """Return g (B, n, 1, 1) of dials (B,) in 0..1."""

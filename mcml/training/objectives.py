@@ -109,17 +109,13 @@ class ScalarObjective:
 
     betas = (0.9, 0.99)
     columns = ()
-    apart = (("decoder", "encoder", "prior"),)
+    apart = (("decoder", "encoder", "analysis", "prior"),)
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
         """Say which weights of the trained streams may learn, in `parts`."""
         self.model, self.recipe, self.trained = model, recipe, recipe.trained_streams()
-        streams = [model.streams[key] for key in self.trained]
-        self.parts = {
-            "decoder": [p for stream in streams for p in stream.decoder.parameters()],
-            "encoder": [p for stream in streams for p in stream.encoder_parameters()],
-            "prior": [p for stream in streams for p in stream.prior_parameters()],
-        }
+        parts = [model.streams[key].parts() for key in self.trained]
+        self.parts = {name: [p for of in parts for p in of[name]] for name in self.apart[0]}
         self.colors = recipe.loss.color_difference > 0 and len(model.streams) > 1
 
     def start(self, sample: Callable[[], Tensor], fresh: Sequence[str]) -> None:
@@ -139,6 +135,7 @@ class ScalarObjective:
         return {
             "decoder": (lr, True),
             "encoder": (lr * self.recipe.stage.encoder_lr, phase[0]),
+            "analysis": (lr, phase[1] and not phase[2]),
             "prior": (lr, phase[1]),
         }
 

@@ -234,7 +234,7 @@ def test_gradients_reach_every_weight_of_a_stream_and_none_of_those_before():
 
 def test_a_frozen_encoder_is_run_without_gradients():
     model = tiny("luma")
-    for p in model.streams["Y"].encoder_parameters():
+    for p in model.streams["Y"].parts()["encoder"]:
         p.requires_grad_(False)
     output = model(noise(16, 16), 0.5).streams["Y"]
     assert not output.code.requires_grad

@@ -30,7 +30,7 @@ def test_phases_begin_at_their_shares_of_the_budget(spent, phase):
     of = objective(**settings, **{"loss.color_difference": 0.1, "train.lr": 2e-3})
     assert of.phase(7, spent) == phase
     learns = {"decoder": (2e-3, True), "encoder": (1e-3, phase[0]), "prior": (2e-3, phase[1])}
-    assert of.plan(phase) == learns
+    assert of.plan(phase) == learns | {"analysis": (2e-3, phase[1] and not phase[2])}
     options = of.options(phase, of.draw(phase, torch.Generator(), 1))
     assert (options["noise"] is None) is phase[2]
     assert set(options["estimate"]) == ({"Y", "Cb", "Cr"} if any(phase[:2]) else set())
@@ -44,6 +44,8 @@ def test_every_weight_is_in_one_part():
     parts = [id(p) for part in of.parts.values() for p in part]
     assert sorted(parts) == sorted(id(p) for p in of.model.parameters())
     assert any(p is of.model.streams["Y"].log_gain for p in of.parts["encoder"])
+    analysis = of.model.streams["Y"].hyperprior.analysis  # learns where the encoder does not
+    assert list(map(id, of.parts["analysis"])) == list(map(id, analysis.parameters()))
 
 
 def test_noise_is_uniform_within_a_half_and_drawn_by_the_generator():
