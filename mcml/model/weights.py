@@ -156,7 +156,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
 def copy_stream(source: Model, target: Model, key: str) -> None:
     """Copy one stream's weights, and with luma the rate's slope; `DataError` if the streams differ.
 
-    Scalar streams may differ in their decoders' fusion: what only one of them has stays as it is.
+    Scalar streams may differ in their decoders' fusion: what the source lacks begins without an effect.
     """
     if key not in source.streams:
         raise DataError(f"stream {key}: the model to start from has {', '.join(source.streams)}")
@@ -164,7 +164,8 @@ def copy_stream(source: Model, target: Model, key: str) -> None:
     if source.config.quantizer == target.config.quantizer == "scalar":
         own = target.streams[key].state_dict()
         tensors = {k: v for k, v in tensors.items() if k in own or not k.startswith("decoder.")}
-        tensors |= {k: v for k, v in own.items() if k.startswith("decoder.") and k not in tensors}
+        lacking = {k: v for k, v in own.items() if k.startswith("decoder.") and k not in tensors}
+        tensors |= {k: v if ".first." in k else torch.zeros_like(v) for k, v in lacking.items()}
     load_into(target.streams[key], tensors, f"stream {key}")
     if key == target.config.streams[0]:
         target.rate_slope.copy_(source.rate_slope)

@@ -119,8 +119,9 @@ class ScalarObjective:
         self.colors = recipe.loss.color_difference > 0 and len(model.streams) > 1
 
     def start(self, sample: Callable[[], Tensor], fresh: Sequence[str]) -> None:
-        """Start as a transform coder: streams taken over next may lack parts, which begin as nothing."""
-        transform_start.start(self.model, sample())
+        """Set the first weights of `fresh` streams to a transform coder, measured on sampled patches."""
+        if fresh:
+            transform_start.start(self.model, sample(), fresh)
 
     def phase(self, step: int, spent: float) -> tuple[bool, ...]:
         """Return whether encoder and prior learn, rounding is real, and colour differences count."""

@@ -84,12 +84,12 @@ class Trainer(Run):
         """Set the first weights: the streams of `initial`, of the others the objective's start."""
         model = self.model
         kept = [key for key in model.streams if initial is not None and key in initial.streams]
-        side = min(128, 8 * (int(torch.minimum(self.store.heights, self.store.widths).max()) // 8))
-        seeded = torch.Generator(self.device).manual_seed(self.recipe.train.seed)
-        fresh = [key for key in model.streams if key not in kept]
-        self.objective.start(lambda: self.store.sample(128, side, seeded).float() / 255, fresh)
         for key in kept:
             copy_stream(initial, model, key)
+        side = min(128, 8 * (int(torch.minimum(self.store.heights, self.store.widths).max()) // 8))
+        seeded = torch.Generator(self.device).manual_seed(self.recipe.train.seed)
+        fresh = [key for key in model.streams if key not in kept]  # their start may look at the kept streams
+        self.objective.start(lambda: self.store.sample(128, side, seeded).float() / 255, fresh)
 
     def train_step(self) -> dict[str, Tensor]:
         """Draw patches and dials, encode and decode, descend the objective; return its figures."""

@@ -14,7 +14,8 @@ from helpers import ROOT, SCALAR, equal_tensors, flat_optimizer, rows_of, tiny_r
 from mcml.base.errors import DataError
 from mcml.data.patches import PatchStore
 from mcml.model.model import build
-from mcml.training import run
+from mcml.model.weights import copy_stream
+from mcml.training import run, threshold_start
 from mcml.training.objectives import OBJECTIVES
 from mcml.training.trainer import Trainer
 
@@ -239,6 +240,18 @@ def test_colour_trained_on_frozen_luma_leaves_its_weights_and_symbols(
             old, new = getattr(fresh.streams[key], part), getattr(stream, part)
             assert not equal_tensors(old.state_dict(), new.state_dict()), (key, part)
     assert not [name for name in run.read_log(tmp_path)[0] if name.endswith("_Y")]
+
+
+def test_a_threshold_start_of_colour_is_fitted_to_the_luma_that_was_taken_over(store, whole):
+    recipe = tiny_recipe("fusion", **{"stage.start": "threshold"})
+    first = Trainer(recipe, store, None, initial=whole.averaged).model
+    expected = build(recipe.model, recipe.train.seed)
+    copy_stream(whole.averaged, expected, "Y")
+    seeded = torch.Generator().manual_seed(recipe.train.seed)
+    side = min(128, int(torch.minimum(store.heights, store.widths).max()) // 8 * 8)
+    patches = store.sample(128, side, seeded).float() / 255
+    threshold_start.start(expected, patches, ["Cb", "Cr"], distortion=recipe.loss.distortion)
+    assert equal_tensors(first.state_dict(), expected.state_dict())
 
 
 def test_scalar_streams_are_taken_over_by_another_fusion_whose_own_parts_begin_as_nothing(store):
