@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import replace
 from functools import cache, partial
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from mcml.base.errors import UsageError, choose
-from mcml.base.files import atomic_write, to_csv
+from mcml.base.files import atomic_write, sha256, to_csv
 from mcml.codec.classical import CODECS
 from mcml.data.images import read_image
 from mcml.data.sets import image_set
@@ -42,12 +43,12 @@ DIALS = {"binary": (-5.0, 3.0), "scalar": (0.0, 1.0)}  # under 0.15 bits a pixel
 LUMA_RATES, RATES = (0.15, 0.2, 0.3, 0.5), (0.15, 0.3, 0.5)
 COLOR = ("psnr", "ms_ssim", "ciede2000")
 COLUMNS = ["system", "image", "rate_is", "quality", "luma_rate_bpp", "psnr_Y", "rate_bpp", *COLOR]
-AVIF = (0, 6, 12, 18, 24, 30, 36, 43, 50, 57, 64)
+AVIF = (0, 6, 12, 18, 24, 30, 36, 43, 50, 57, 64, 72)
 QUALITIES = {  # from under 0.15 to over 0.5 bits a pixel on most pictures
     "jpeg2000": (480, 320, 240, 190, 150, 110, 80, 64, 50, 38, 28),
     "avif444": AVIF,
     "avif444_speed2": AVIF[::2],  # the encoder searches longer: ten times the seconds
-    "jpeg, luma": (1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 33),
+    "jpeg, luma": (1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 33, 48),
     "jpeg2000, luma": (160, 107, 80, 64, 52, 40, 30, 23, 18, 14, 10),
     "avif, luma": AVIF,
     "avif_speed2, luma": AVIF[::2],
@@ -146,16 +147,23 @@ def main() -> None:
             raise UsageError(f"{file}: holds points of other pictures")
         points = pd.concat([kept[~kept.system.isin(set(points.system))], points])
     atomic_write(file, to_csv(as_rows(points)))
-    luma, color = at_equal_rates(points)
-    about = {"data_hash": images.digest, "images": len(paths), "dials": options.dials, **provenance()}
-    for name, table in (("luma", luma), ("color", color)):
+    for name, table in zip(("luma", "color"), at_equal_rates(points), strict=True):
         if table:
             atomic_write(options.out / f"{name}.csv", to_csv(table))
             print_table(table)
-    record = options.out / "run.json"  # one entry a run, since points may come from several
-    runs = json.loads(record.read_text("utf-8")) if record.exists() else []
-    systems = sorted({call.args[0] for call in calls})
-    atomic_write(record, json.dumps([*runs, {"systems": systems, **about}], indent=2) + "\n")
+    path = options.out / "run.json"  # one entry a run, since points may come from several
+    runs = json.loads(path.read_text("utf-8"))["runs"] if path.exists() else []
+    about = {"systems": sorted({call.args[0] for call in calls}), "dials": options.dials, **provenance()}
+    about["command"] = re.sub(r"(?<=[ '=])/\S*/", "", about["command"])  # this machine's folders
+    record = {
+        "data_hash": images.digest,
+        "images": len(paths),
+        "commit": about["commit"],
+        "runs": [*runs, about],
+    }
+    record["dirty"] = any(run["dirty"] for run in record["runs"])
+    record["files"] = {file.name: sha256(file) for file in sorted(options.out.glob("*.csv"))}
+    atomic_write(path, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
