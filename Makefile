@@ -4,6 +4,10 @@ PYTHON  ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14;
 PROFILE ?= quick
 RUNS    ?= 1000000
 SECONDS ?= 3600
+DATA    ?= train
+VALID   ?= valid
+RUN     ?= runs
+MINUTES ?= 11
 # An index or folder of torch's CPU builds, to spare Linux the CUDA libraries: make TORCH_INDEX=...
 TORCH_INDEX ?=
 # What other machines have: torch's kernels for any x86-64, no AVX-512, no AMX; one thread, several
@@ -13,7 +17,7 @@ BIN     := .venv/bin
 READY   := .venv/.ready-$(shell { cat requirements.lock; sed '/^\[tool.pytest/,$$d' pyproject.toml; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow test-portable fuzz lab lint refresh clean
+.PHONY: help reproduce test test-slow test-portable train-scalar fuzz lab lint refresh clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -35,6 +39,15 @@ test-portable: $(READY) ## Run the tests as CPUs without AMX or AVX-512 would, a
 	    >$$log 2>&1 || { failed=1; cat $$log; }; \
 	  printf '%-30s %s\n' $$machine "$$(tail -n 1 $$log)"; \
 	done; rm $$log; exit $${failed:-0}
+
+# Needs no .venv: on a bare machine with a GPU, python3 with torch, numpy, Pillow, safetensors, lightning.
+SCALAR = $(or $(wildcard $(BIN)/python),python3) -m mcml train --quantizer scalar --profile gpu \
+	--data $(DATA) --valid $(VALID) $(ARGS)
+train-scalar: ## Train the released scalar models anew on a GPU (DATA=, VALID=, RUN=, MINUTES=)
+	$(SCALAR) --variant fusion --run-dir $(RUN)/scalar_fusion --minutes $$(echo $(MINUTES) | awk '{print .77 * $$1}')
+	$(SCALAR) --variant independent --from $(RUN)/scalar_fusion/model --train Cb,Cr --set stage.encoder_from=1 \
+	  --set stage.prior_from=1 --set stage.rounding_from=0 --run-dir $(RUN)/scalar_independent \
+	  --minutes $$(echo $(MINUTES) | awk '{print .23 * $$1}')
 
 fuzz: $(READY) ## Feed the decoder a million damaged files (RUNS=, SECONDS=)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from mcml.model.model import Model
 from mcml.model.settings import ModelConfig
 
 FILE_LIMIT_BYTES = 15 * 2**20  # of tensors; with its header a file stays under 16 MiB
-EXACT = ("encoder", "importance")  # decide the bits of files: as float16 holds them
+EXACT = ("encoder", "importance")  # of binary models, whose entropy coders know their bits: float16
+STEP = ".step"
 LARGE = 4096  # values of a tensor from which on it is rounded
 BITS, TRUNK_BITS = 12, 8  # of the largest weight; entries add up hundreds of bits, so they need more
 
@@ -80,11 +81,15 @@ def save_model(
     """
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
     if compact:
-        tensors = {name: compacted(name, value) for name, value in tensors.items()}
+        tensors = (
+            compacted_scalar(tensors)
+            if model.config.quantizer == "scalar"
+            else {name: compacted(name, value) for name, value in tensors.items()}
+        )
     content: dict[str, Any] = {"model": model.config.to_dict()}
     if entropy is not None:
         stored = copy.deepcopy(model)
-        load_into(stored, tensors, str(folder))
+        load_into(stored, with_steps(tensors), str(folder))
         content["identity"] = identity(stored, entropy)
     content["record"] = dict(record)
     with new_folder(folder) as place:
@@ -95,22 +100,47 @@ def save_model(
         (place / "config.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def compacted(name: str, value: Tensor) -> Tensor:
+def compacted(name: str, value: Tensor, exact: Sequence[str] = EXACT) -> Tensor:
     """Return a float tensor in float16, where that holds it; a large one rounded, so that gzip shortens it.
 
     Each output channel's weights become multiples of 2^(e - bits), where 2^e is the least power of two that
-    none of them exceeds: 8 bits in decoders' residual trunks, 12 elsewhere, none before the quantiser.
+    none of them exceeds: 8 bits in residual trunks, 12 elsewhere, none in `exact` parts.
     What was rounded once stays as it is.
     """
     if not value.is_floating_point():
         return value
-    if value.dim() > 1 and value.numel() >= LARGE and not any(part in name for part in EXACT):
+    if value.dim() > 1 and value.numel() >= LARGE and not any(part in name for part in exact):
         mantissa, exponent = torch.frexp(value.abs().amax(tuple(range(1, value.dim())), keepdim=True))
         exponent = exponent - (mantissa == 0.5).int() - (TRUNK_BITS if ".trunk." in name else BITS)
         step = torch.ldexp(torch.ones_like(mantissa), exponent.clamp(min=-100))
         value = (value / step).round() * step
     half = value.half()
     return half if half.isfinite().all() else value
+
+
+def compacted_scalar(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a scalar model's tensors as `compacted` does, but trunks' large ones as int8 and "name.step".
+
+    A step, float16, is a 127th of an output channel's largest weight; `with_steps` multiplies by it.
+    """
+    stored = {}
+    for name, value in tensors.items():
+        if ".trunk." in name and value.numel() >= LARGE:
+            step = (value.abs().amax((1, 2, 3), keepdim=True) / 127).half().clamp(min=2.0**-24)
+            stored[name], stored[name + STEP] = (
+                (value / step.float()).round().clamp(-127, 127).to(torch.int8),
+                step,
+            )
+        else:
+            stored[name] = compacted(name, value, ())
+    return stored
+
+
+def with_steps(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with those of int8 multiplied by their steps, in float32."""
+    whole = {name: value for name, value in tensors.items() if not name.endswith(STEP)}
+    steps = {name.removesuffix(STEP): value.float() for name, value in tensors.items() if name not in whole}
+    return whole | {name: whole[name] * step for name, step in steps.items()}
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
@@ -137,8 +167,8 @@ def load(folder: Path | str, device: str | torch.device = "cpu") -> Model:
     if content.get("shared"):  # a model folder beside it, of whose tensors this one stores those that differ
         wanted = model.state_dict().keys()
         theirs = load_tensors(path.parent / content["shared"], "weights")
-        tensors = {k: v for k, v in theirs.items() if k in wanted} | tensors
-    load_into(model, tensors, str(path))
+        tensors = {k: v for k, v in theirs.items() if k.removesuffix(STEP) in wanted} | tensors
+    load_into(model, with_steps(tensors), str(path))
     if "identity" in content and identity(model, model_files.entropy_tensors(path)) != content["identity"]:
         raise DataError(f"{path}: weights and identity disagree: the folder's files are not of one model")
     return model.to(device).eval()

@@ -251,7 +251,7 @@ def test_a_threshold_start_of_colour_is_fitted_to_the_luma_that_was_taken_over(s
     side = min(128, int(torch.minimum(store.heights, store.widths).max()) // 8 * 8)
     patches = store.sample(128, side, seeded).float() / 255
     threshold_start.start(expected, patches, ["Cb", "Cr"], distortion=recipe.loss.distortion)
-    assert equal_tensors(first.state_dict(), expected.state_dict())
+    torch.testing.assert_close(dict(first.state_dict()), dict(expected.state_dict()), atol=1e-4, rtol=1e-4)
 
 
 def test_scalar_streams_are_taken_over_by_another_fusion_whose_own_parts_begin_as_nothing(store):
