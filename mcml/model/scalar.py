@@ -54,7 +54,7 @@ def logistic_bits(symbols: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     sigmoid(r (1/2 - d)) sigmoid(r (1/2 + d)) (1 - exp(-r)), whose logarithm has a slope however large d is.
     """
     distance = (symbols - mean).abs()
-    rate = torch.exp(-log_scale.clamp(*LOG_SCALES))
+    rate = torch.exp(-functional.hardtanh(log_scale, *LOG_SCALES))
     tails = functional.softplus(rate * (distance - 0.5)) + functional.softplus(-rate * (distance + 0.5))
     return (tails - torch.log(-torch.expm1(-rate))) / math.log(2)
 
@@ -67,7 +67,11 @@ def anchor_shares(dial: Tensor) -> Tensor:
 
 def bounded(x: Tensor) -> Tensor:
     """ReLU that ends at `LARGEST`, so that whole numbers of known size can stand for it."""
-    return x.clamp(0, LARGEST)
+    return functional.hardtanh(x, 0.0, LARGEST)  # clamp's values; its backward pass is one operation
+
+
+def _input(x: Tensor) -> Tensor:
+    return functional.hardtanh(x, -2 * LARGEST, 2 * LARGEST)
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -99,7 +103,7 @@ class Hyperprior(nn.Module):
 
     def synthesis(self, symbols: Tensor) -> Tensor:
         """Map whole numbers (B, 32, h / 4, w / 4) to features (B, width, h, w), sides multiples of 4."""
-        x = bounded(functional.pixel_shuffle(self.expand(symbols.clamp(-2 * LARGEST, 2 * LARGEST)), 2))
+        x = bounded(functional.pixel_shuffle(self.expand(_input(symbols)), 2))
         return bounded(functional.pixel_shuffle(self.refine(x), 2))
 
 
@@ -131,7 +135,7 @@ class QuadtreePrior(nn.Module):
         From the latents as decoders know them (B, n, h, w), side features (B, width, h, w) and dials (B,).
         """
         step_of = self.step_of(*code.shape[-2:])
-        code = code.clamp(-2 * LARGEST, 2 * LARGEST)
+        code = _input(code)
         always = dial.view(-1, 1, 1, 1).expand(-1, 1, *code.shape[-2:])
         if side is not None:
             always = torch.cat([side, always.to(side.dtype)], 1)
@@ -214,7 +218,7 @@ class ScalarStream(nn.Module):
             if self.hyperprior is not None:
                 side, spent = self.hyperprior(latents, noise.get("hyperprior"))
             elif self.side is not None:
-                side = bounded(self.side(torch.cat(known, 1).clamp(-2 * LARGEST, 2 * LARGEST)))
+                side = bounded(self.side(_input(torch.cat(known, 1))))
             mean, log_scale = self.prior(code, side, dial)
             symbols = scaled + noise["latents"] if noise else rounded
             bits = logistic_bits(symbols, mean * gain, log_scale + gain.log())
