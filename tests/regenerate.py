@@ -38,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MCML_RESULTS"] = folder
         os.environ.pop("MCML_DATA", None)
-        for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]*_*.ipynb")):
             if not sys.argv[1:] or path.name.startswith(tuple(sys.argv[1:])):
                 print(f"executing {path.name}", flush=True)
                 execute(path)

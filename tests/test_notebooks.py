@@ -12,6 +12,7 @@ from mcml.lab import parameters, runner
 
 CELLS = {path: nbformat.read(path, as_version=4).cells for path in notebooks()}
 CODE = {path: [cell for cell in cells if cell.cell_type == "code"] for path, cells in CELLS.items()}
+NUMBER = r"\d[a-z]?\.\d"  # of a figure
 each_notebook = pytest.mark.parametrize("path", CELLS, ids=lambda path: path.stem)
 
 
@@ -100,12 +101,12 @@ def test_every_cell_was_executed_in_order_without_error(path):
 
 @each_notebook
 def test_each_figure_is_saved_shown_and_described(path):
-    described, saved = set(re.findall(r"^Figure (\d\.\d)", prose(path), re.M)), set()
+    described, saved = set(re.findall(rf"^Figure ({NUMBER})", prose(path), re.M)), set()
     for cell in CODE[path]:
         if "output.figure(" in cell.source:
             assert cell.source.rstrip().endswith("plt.show()")
-            assert re.search(r"Figure \d\.\d", cell.source), "output.figure has no numbered caption"
-        saved.update(re.findall(r"\"Figure (\d\.\d)", cell.source))
+            assert re.search(f"Figure {NUMBER}", cell.source), "output.figure has no numbered caption"
+        saved.update(re.findall(f'"Figure ({NUMBER})', cell.source))
     assert described >= saved and len(described) >= 5
 
 

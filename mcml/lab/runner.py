@@ -99,7 +99,7 @@ def _contents(folder: Path) -> dict[str, str]:
 
 def notebooks() -> list[Path]:
     """Return the numbered notebooks in reading order."""
-    return sorted((repo_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    return sorted((repo_root() / "notebooks").glob("[0-9][0-9]*_*.ipynb"))
 
 
 def notebook_parameters(path: Path) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def plan(
 
     Args:
         profile: a file of ``notebooks/profiles``.
-        only: notebooks by number or stem (``"01"``); None takes those that the profile names.
+        only: notebooks by number or stem (``"01"``, ``"02b"``); None takes those that the profile names.
         overrides: parameters that lie over the profile's; each must be known to at least
             one chosen notebook. Folders are meant from the current one.
     """
@@ -127,7 +127,7 @@ def plan(
     by_name = {path.stem: path for path in notebooks()}
     for name in content:
         choose(f"notebook in profile {profile}", name, by_name)
-    short = {name[:2]: name for name in by_name} | {name: name for name in by_name}
+    short = {name.partition("_")[0]: name for name in by_name} | {name: name for name in by_name}
     asked = {short[choose("notebook", n.removesuffix(".ipynb").zfill(2), short)] for n in only or content}
     defaults = {name: notebook_parameters(by_name[name]) for name in sorted(asked)}
     for name in overrides:
