@@ -27,6 +27,7 @@ import pandas as pd
 from mcml.base.errors import UsageError, choose
 from mcml.base.files import atomic_write, sha256, to_csv
 from mcml.codec.classical import CODECS
+from mcml.codec.interface import get_codec
 from mcml.data.images import read_image
 from mcml.data.sets import image_set
 from mcml.lab import experiments
@@ -35,16 +36,16 @@ from mcml.lab.output import as_rows, print_table, provenance
 from mcml.lab.parameters import parse_names
 from mcml.lab.workers import side_by_side
 from mcml.metrics import distortion
-from mcml.metrics.color import rgb_to_lab
+from mcml.metrics.color import luma, rgb_to_lab
 from mcml.model.validate import measure_output, to_tensor
 from mcml.model.weights import load
 
-DIALS = {"binary": (-5.0, 3.0), "scalar": (0.0, 1.0)}  # under 0.15 bits a pixel on every picture
 LUMA_RATES, RATES = (0.15, 0.2, 0.3, 0.5), (0.15, 0.3, 0.5)
 COLOR = ("psnr", "ms_ssim", "ciede2000")
 COLUMNS = ["system", "image", "rate_is", "quality", "luma_rate_bpp", "psnr_Y", "rate_bpp", *COLOR]
 AVIF = (0, 6, 12, 18, 24, 30, 36, 43, 50, 57, 64, 72)
 QUALITIES = {  # from under 0.15 to over 0.5 bits a pixel on most pictures
+    "binary": (5, 7, 9, 12, 16, 21, 28, 37, 48, 62, 80, 100),  # percent of luma's groups of bits
     "jpeg2000": (480, 320, 240, 190, 150, 110, 80, 64, 50, 38, 28),
     "avif444": AVIF,
     "avif444_speed2": AVIF[::2],  # the encoder searches longer: ten times the seconds
@@ -57,10 +58,25 @@ load = cache(load)
 
 
 def model_points(name: str, folder: str, path: Path, count: int) -> list[dict[str, Any]]:
-    """Return a model's points on one picture, at `count` dials."""
+    """Return a model's points on one picture: a scalar one's at `count` dials, a binary one's as it is coded.
+
+    The ideal bits of its entropy coder, one level everywhere as in its files; 0.01 dB of luma go in rounding.
+    """
     model, image = load(folder), read_image(path)
     rows = []
-    for dial in np.linspace(*DIALS[model.config.quantizer], count):
+    if model.config.quantizer == "binary":
+        codec, pixels = get_codec(folder), image[..., 0].size
+        analysis = codec.analyse(image)
+        for quality in QUALITIES["binary"]:
+            encoded = codec.pack(analysis, quality)
+            grey = codec.decode(encoded.data, luma_only=True)[..., 0]
+            row = {"system": name, "image": path.stem, "rate_is": "estimate", "quality": quality}
+            row |= {"luma_rate_bpp": encoded.ideal_bits["Y"] / pixels}
+            row |= {"psnr_Y": distortion.psnr_from_mse(float(np.mean((luma(image) - grey) ** 2)))}
+            row |= {"rate_bpp": sum(encoded.ideal_bits.values()) / pixels}
+            rows.append(row | color_figures(image, codec.decode(encoded.data)))
+        return rows
+    for dial in np.linspace(*model.config.dial_range, count):
         decoded, output = inspection.decode(model, image, float(dial))
         own = measure_output(model, to_tensor(image), output)
         row = {"system": name, "image": path.stem, "rate_is": "estimate", "quality": float(dial)}
@@ -102,11 +118,11 @@ def color_figures(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
 
 def at_equal_rates(points: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the tables of luma and of colour."""
-    luma, color = (
+    grey, color = (
         points.dropna(subset=column).to_dict("records") for column in ("luma_rate_bpp", "rate_bpp")
     )
     return (
-        experiments.at_rates(luma, LUMA_RATES, ("psnr_Y",), "luma_rate_bpp"),
+        experiments.at_rates(grey, LUMA_RATES, ("psnr_Y",), "luma_rate_bpp"),
         experiments.at_rates(color, RATES, COLOR, "rate_bpp"),
     )
 
