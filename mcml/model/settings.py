@@ -176,8 +176,6 @@ class LossConfig(Settings):
     gamma: float = number(1.0, 0, 1e9)
     # whose importance maps cost: "all", or "luma" as the poster prints it (colour bits are then free)
     rate_streams: str = word("all", "luma")
-    # scalar: weight of CIEDE2000's mean square, in grey levels each, in the last third of the budget
-    color_difference: float = number(0.0, 0, 1e9)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ def multi_loss(
 
 def rate_distortion_loss(
     x: Mapping[str, Tensor], x_hat: Mapping[str, Tensor], estimated_bpp: Mapping[str, Tensor],
-    lmbda: Tensor, config: LossConfig, color_difference: Tensor | None = None,
+    lmbda: Tensor, config: LossConfig,
 ) -> LossTerms:  # fmt: skip
     """Return the loss of scalar latents: mean over b of lmbda_b^-0.35 (lmbda_b D_b + R_b).
 
@@ -110,16 +110,13 @@ def rate_distortion_loss(
         x, x_hat: as in `multi_loss`.
         estimated_bpp: (B,) by stream.
         lmbda: (B,), bits a pixel for a squared grey level.
-        config: gamma, and `color_difference`, the weight of its argument.
-        color_difference: (B,) mean squares of CIEDE2000, or None for none.
+        config: gamma.
     """
     per_stream = {
         key: 255**2 * (plane - x_hat[key]).float().square().mean((1, 2, 3)) for key, plane in x.items()
     }
     weights = {key: RGB_SHARES[key] * (config.gamma if key in ("Cb", "Cr") else 1) for key in x}
     distortion = torch.stack([weights[key] * error for key, error in per_stream.items()]).sum(0)
-    if color_difference is not None:
-        distortion = distortion + config.color_difference * color_difference
     rate, evened = torch.stack(list(estimated_bpp.values())).sum(0), lmbda**-0.35
     weighted = (evened * rate).mean()
     total = (evened * lmbda * distortion).mean() + weighted

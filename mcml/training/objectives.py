@@ -19,11 +19,9 @@ from torch import Tensor
 from mcml.model.model import Model, ModelOutput
 from mcml.model.settings import Recipe
 from mcml.training import threshold_start, transform_start
-from mcml.training.color_difference import ciede2000
 from mcml.training.loss import multi_loss, rate_distortion_loss
 
 PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
-COLOR_DIFFERENCE_FROM = 2 / 3  # of the budget
 Plan = dict[
     str, tuple[float, bool]
 ]  # by part: learning rate before warm-up and cosine, and whether it learns
@@ -116,7 +114,6 @@ class ScalarObjective:
         self.model, self.recipe, self.trained = model, recipe, recipe.trained_streams()
         parts = [model.streams[key].parts() for key in self.trained]
         self.parts = {name: [p for of in parts for p in of[name]] for name in self.apart[0]}
-        self.colors = recipe.loss.color_difference > 0 and len(model.streams) > 1
 
     def start(self, sample: Callable[[], Tensor], fresh: Sequence[str]) -> None:
         """Set the first weights of `fresh` streams to a transform coder, measured on sampled patches."""
@@ -124,11 +121,11 @@ class ScalarObjective:
             transform_start.start(self.model, sample(), fresh)
 
     def phase(self, step: int, spent: float) -> tuple[bool, ...]:
-        """Return whether encoder and prior learn, rounding is real, and colour differences count."""
+        """Return whether encoder and prior learn, and whether rounding is real."""
         stage = self.recipe.stage
         rounding = stage.rounding_from <= spent
         encoder = stage.encoder_from <= spent and not rounding
-        return encoder, stage.prior_from <= spent, rounding, self.colors and spent >= COLOR_DIFFERENCE_FROM
+        return encoder, stage.prior_from <= spent, rounding
 
     def plan(self, phase: tuple[bool, ...]) -> Plan:
         """Return learning rate and whether it learns, by part."""
@@ -150,8 +147,11 @@ class ScalarObjective:
 
     def options(self, phase: tuple[bool, ...], drawn: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the arguments of `Model.forward` beside pixels and dial."""
-        decode = self.model.config.streams if phase[3] else self.trained
-        return {"decode": decode, "estimate": self.trained if any(phase[:2]) else (), "noise": drawn or None}
+        return {
+            "decode": self.trained,
+            "estimate": self.trained if any(phase[:2]) else (),
+            "noise": drawn or None,
+        }
 
     def loss(
         self, output: ModelOutput, rgb: Tensor, dial: Tensor, phase: tuple[bool, ...]
@@ -162,8 +162,7 @@ class ScalarObjective:
         x_hat = {key: stream.x_hat for key, stream in streams.items()}
         pixels = rgb.shape[-1] * rgb.shape[-2]
         bpp = {key: stream.estimated_bits / pixels for key, stream in streams.items()}
-        difference = ciede2000(rgb, output.x_hat).square().mean((1, 2)) if phase[3] else None
-        terms = rate_distortion_loss(x, x_hat, bpp, self.model.lmbda(dial), self.recipe.loss, difference)
+        terms = rate_distortion_loss(x, x_hat, bpp, self.model.lmbda(dial), self.recipe.loss)
         row = {name: getattr(terms, name) for name in ("distortion", "rate", "weighted_rate")}
         row["loss"] = terms.total
         for key in streams:

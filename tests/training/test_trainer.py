@@ -40,9 +40,7 @@ RUNS = {
     "bf16, uniform maps": ("luma", {"train.precision": "bf16", "stage.uniform_share": 0.5}),
     "encoder freed after the interruption": ("fusion", {"stage.encoder_from": 0.7}),
     "threshold code": ("luma", {"stage.start": "threshold"}),
-    "scalar: noise, then colour differences, then rounding": (
-        "fusion", {**SCALAR, "stage.encoder_from": 0.0, "loss.color_difference": 0.1},
-    ),
+    "scalar: noise, then rounding": ("fusion", {**SCALAR, "stage.encoder_from": 0.0}),
     "scalar in bf16": ("luma", {**SCALAR, "train.precision": "bf16", "stage.encoder_from": 0.7}),
 }  # fmt: skip
 
@@ -251,7 +249,7 @@ def test_a_threshold_start_of_colour_is_fitted_to_the_luma_that_was_taken_over(s
     side = min(128, int(torch.minimum(store.heights, store.widths).max()) // 8 * 8)
     patches = store.sample(128, side, seeded).float() / 255
     threshold_start.start(expected, patches, ["Cb", "Cr"], distortion=recipe.loss.distortion)
-    torch.testing.assert_close(dict(first.state_dict()), dict(expected.state_dict()), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dict(first.state_dict()), dict(expected.state_dict()), atol=0.01, rtol=0.05)
 
 
 def test_scalar_streams_are_taken_over_by_another_fusion_whose_own_parts_begin_as_nothing(store):
