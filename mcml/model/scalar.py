@@ -97,9 +97,8 @@ class Hyperprior(nn.Module):
         z = self.analysis(latents).float()
         symbols = z.round() if noise is None else z + noise
         spent = logistic_bits(symbols, self.mean.view(1, -1, 1, 1), self.log_scale.view(1, -1, 1, 1))
-        return self.synthesis(round_through(z))[..., : latents.shape[-2], : latents.shape[-1]], spent.sum(
-            (1, 2, 3)
-        )
+        features = self.synthesis(round_through(z))
+        return features[..., : latents.shape[-2], : latents.shape[-1]], spent.sum((1, 2, 3))
 
     def synthesis(self, symbols: Tensor) -> Tensor:
         """Map whole numbers (B, 32, h / 4, w / 4) to features (B, width, h, w), sides multiples of 4."""

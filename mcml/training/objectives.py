@@ -19,12 +19,25 @@ from torch import Tensor
 from mcml.model.model import Model, ModelOutput
 from mcml.model.settings import Recipe
 from mcml.training import threshold_start, transform_start
-from mcml.training.loss import multi_loss, rate_distortion_loss
+from mcml.training.loss import LossTerms, multi_loss, rate_distortion_loss
 
 PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
-Plan = dict[
-    str, tuple[float, bool]
-]  # by part: learning rate before warm-up and cosine, and whether it learns
+Plan = dict[str, tuple[float, bool]]  # by part: rate before warm-up and cosine, and whether it learns
+Planes = dict[str, Tensor]
+
+
+def planes_of(model: Model, rgb: Tensor, output: ModelOutput, keys: Sequence[str]) -> tuple[Planes, Planes]:
+    """Return the planes of some streams, originals and decodes."""
+    originals = model.planes(rgb)
+    return {key: originals[key] for key in keys}, {key: output.streams[key].x_hat for key in keys}
+
+
+def log_row(terms: LossTerms, x: Planes, x_hat: Planes) -> dict[str, Tensor]:
+    """Return the log's figures that both losses have."""
+    row = {name: getattr(terms, name) for name in ("distortion", "rate", "weighted_rate")}
+    row |= {f"distortion_{key}": error for key, error in terms.distortion_per_stream.items()}
+    row |= {f"psnr_{key}": (x_hat[key] - plane).square().mean() for key, plane in x.items()}
+    return row | {"loss": terms.total}
 
 
 class BinaryObjective:
@@ -83,19 +96,15 @@ class BinaryObjective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what is descended and the log's figures."""
         streams = {key: output.streams[key] for key in self.trained}
-        x = {key: plane for key, plane in self.model.planes(rgb).items() if key in streams}
-        x_hat = {key: stream.x_hat for key, stream in streams.items()}
+        x, x_hat = planes_of(self.model, rgb, output, self.trained)
         importance = {key: stream.importance for key, stream in streams.items()}
         if self.recipe.loss.rate_streams != "luma":  # a step of p then costs the same bits in every stream
             importance = {key: p * self.model.streams[key].rate_weight for key, p in importance.items()}
         terms = multi_loss(x, x_hat, importance, self.model.lmbda(dial), self.recipe.loss)
-        row = {name: getattr(terms, name) for name in ("distortion", "rate", "weighted_rate")}
-        row["loss"] = terms.total
+        row = log_row(terms, x, x_hat)
         for key, stream in streams.items():
-            row[f"distortion_{key}"] = terms.distortion_per_stream[key]
             row[f"importance_{key}"] = stream.importance.mean()
             row[f"open_{key}"] = stream.mask.float().mean()
-            row[f"psnr_{key}"] = (stream.x_hat - x[key]).square().mean()
             if phase[0]:
                 row[f"estimated_bpp_{key}"] = stream.estimated_bits.mean() / (rgb.shape[-1] * rgb.shape[-2])
         # Estimated bits reach the context models alone: they follow the codec and do not move it.
@@ -157,19 +166,12 @@ class ScalarObjective:
         self, output: ModelOutput, rgb: Tensor, dial: Tensor, phase: tuple[bool, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what is descended and the log's figures."""
-        streams = {key: output.streams[key] for key in self.trained}
-        x = {key: plane for key, plane in self.model.planes(rgb).items() if key in streams}
-        x_hat = {key: stream.x_hat for key, stream in streams.items()}
+        x, x_hat = planes_of(self.model, rgb, output, self.trained)
         pixels = rgb.shape[-1] * rgb.shape[-2]
-        bpp = {key: stream.estimated_bits / pixels for key, stream in streams.items()}
+        bpp = {key: output.streams[key].estimated_bits / pixels for key in self.trained}
         terms = rate_distortion_loss(x, x_hat, bpp, self.model.lmbda(dial), self.recipe.loss)
-        row = {name: getattr(terms, name) for name in ("distortion", "rate", "weighted_rate")}
-        row["loss"] = terms.total
-        for key in streams:
-            row[f"distortion_{key}"] = terms.distortion_per_stream[key]
-            row[f"psnr_{key}"] = (x_hat[key] - x[key]).square().mean()
-            row[f"estimated_bpp_{key}"] = bpp[key].mean()
-        return terms.total, row
+        row = log_row(terms, x, x_hat)
+        return terms.total, row | {f"estimated_bpp_{key}": value.mean() for key, value in bpp.items()}
 
 
 OBJECTIVES: dict[str, type[BinaryObjective] | type[ScalarObjective]]

@@ -122,11 +122,8 @@ class Trainer(Run):
         """Do what `_backward` does as one CUDA graph, captured when a phase first comes."""
         learning = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
         if phase not in self.captured:
-            static, graph, aside = (
-                {k: v.clone() for k, v in inputs.items()},
-                torch.cuda.CUDAGraph(),
-                torch.cuda.Stream(),
-            )
+            static = {name: tensor.clone() for name, tensor in inputs.items()}
+            graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UP):
