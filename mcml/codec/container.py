@@ -18,7 +18,7 @@ from mcml.base.errors import CorruptStreamError, DataError, UnsupportedStreamErr
 from mcml.model import model_files
 
 MAGIC = b"MCML"
-VERSION = 1
+BITS, LATENTS = 1, 2  # versions: of masked bits, of scalar latents
 MAX_SIDE = 65535
 MAX_PIXELS = 1 << 28  # 268 megapixels: what a decoder agrees to make room for
 TILE_LOG2 = range(6, 12)  # tiles of 64 to 2048 pixels, which bounds a decoder's memory
@@ -39,7 +39,9 @@ class Header:
         width: 1 to 65535 pixels.
         height: 1 to 65535 pixels.
         model: 8 bytes, the first of the model's identity.
-        rates: a stream each; uniform map: level x 256, adaptive map: the level that predicts anchors.
+        version: `BITS`, or `LATENTS`, which has no maps and one layer.
+        rates: a stream each; uniform map: level x 256, adaptive map: the level that predicts anchors;
+            latents: the dial.
         adaptive: importance maps are sent.
         layers: 1 to 255 parts of the nested code, each decodable after those before it.
         tile_px: side of the tiles that are coded apart, a power of 2.
@@ -50,6 +52,7 @@ class Header:
     height: int
     model: bytes
     rates: tuple[int, ...]
+    version: int = BITS
     adaptive: bool = False
     layers: int = 1
     tile_px: int = 1024
@@ -73,7 +76,11 @@ class Header:
         return -(-self.width // self.tile_px) * -(-self.height // self.tile_px)
 
     def order(self) -> Iterator[tuple[int, int, int, str]]:
-        """Yield (layer, tile, stream, "map" | "bits") of each chunk, in the file's order."""
+        """Yield (layer, tile, stream, "map" | "bits" | "latents") of each chunk, in the file's order."""
+        if self.version == LATENTS:  # so that a file that was cut shows all tiles' luma before any colour
+            for stream, tile in product(range(len(self.rates)), range(self.tile_count())):
+                yield 0, tile, stream, "latents"
+            return
         for layer, tile, stream in product(
             range(self.layers), range(self.tile_count()), range(len(self.rates))
         ):
@@ -86,7 +93,9 @@ class Header:
         return self.tile_count() * len(self.rates) * (self.layers + self.adaptive)
 
     def shows(self, whole: int) -> bool:
-        """Whether so many chunks hold the first stream of the first layer, so that there is a picture."""
+        """Whether so many chunks are a picture: the first layer's first stream, or one tile of latents."""
+        if self.version == LATENTS:
+            return whole > 0
         a_tile = len(self.rates) * (1 + self.adaptive)  # chunks, in the first layer
         return whole > (self.tile_count() - 1) * a_tile + self.adaptive
 
@@ -108,7 +117,7 @@ class Header:
         tile = self.tile_px.bit_length() - 1 - TILE_LOG2.start
         color, layered = len(self.rates) == 3, self.layers > 1
         flags = tile | ADAPTIVE * self.adaptive | LAYERED * layered | COLOR * color
-        front = _FIXED.pack(MAGIC, VERSION, flags, self.width, self.height, self.model)
+        front = _FIXED.pack(MAGIC, self.version, flags, self.width, self.height, self.model)
         rates = struct.pack(f"<{len(self.rates)}{'B' if self.adaptive else 'H'}", *self.rates)
         return front + bytes([self.layers] * layered) + rates + self.digest
 
@@ -126,16 +135,17 @@ def read_header(data: bytes) -> tuple[Header, int]:
         kind = next((kind for magic, kind in PICTURES.items() if data.startswith(magic)), None)
         what = f"it is a {kind} picture already" if kind else "it does not begin with 'MCML'"
         raise CorruptStreamError(f"not an mcml file: {what}")
-    if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
+    if len(data) > len(MAGIC) and data[len(MAGIC)] not in (BITS, LATENTS):
         raise UnsupportedStreamError(
-            f"the file is of format version {data[len(MAGIC)]}: this mcml reads version {VERSION}; "
-            "a newer mcml is needed, or the file is damaged"
+            f"the file is of format version {data[len(MAGIC)]}: this mcml reads versions {BITS} and "
+            f"{LATENTS}; a newer mcml is needed, or the file is damaged"
         )
     short = CorruptStreamError(f"the file ends within its header, after {len(data)} bytes")
     if len(data) < _FIXED.size:
         raise short
-    _, _, flags, width, height, model = _FIXED.unpack_from(data)
-    if flags & 0xC0 or flags & 7 >= len(TILE_LOG2) or not width or not height:
+    _, version, flags, width, height, model = _FIXED.unpack_from(data)
+    unused = 0xC0 if version == BITS else 0xC0 | ADAPTIVE | LAYERED
+    if flags & unused or flags & 7 >= len(TILE_LOG2) or not width or not height:
         raise CorruptStreamError("the header holds values that no encoder writes")
     if width * height > MAX_PIXELS:
         raise UnsupportedStreamError(
@@ -151,7 +161,7 @@ def read_header(data: bytes) -> tuple[Header, int]:
     if layered and layers < 2:
         raise CorruptStreamError("the header holds values that no encoder writes")
     header = Header(
-        width=width, height=height, model=bytes(model), adaptive=adaptive, layers=layers,
+        width=width, height=height, model=bytes(model), version=version, adaptive=adaptive, layers=layers,
         rates=rates.unpack_from(data, position), tile_px=1 << (TILE_LOG2.start + (flags & 7)),
         digest=bytes(data[end - DIGEST_BYTES : end]),
     )  # fmt: skip
@@ -257,12 +267,13 @@ def describe(data: bytes) -> tuple[dict[str, Any], CorruptStreamError | None]:
     streams = ("Y", "Cb", "Cr") if len(header.rates) == 3 else ({"rgb": "RGB", "": "1"}.get(variant, "Y"),)
     sizes = {"bits": dict.fromkeys(streams, 0), "map": dict.fromkeys(streams, 0) if header.adaptive else {}}
     for (_, _, stream, kind), chunk in zip(header.order(), chunks, strict=False):
-        sizes[kind][streams[stream]] += len(chunk)
+        sizes["map" if kind == "map" else "bits"][streams[stream]] += len(chunk)
+    maps = "adaptive" if header.adaptive else "uniform"
     framing = len(header.pack()) + sum(len(_length(len(chunk))) + CRC_BYTES for chunk in chunks)
     return {
-        "version": VERSION, "width": header.width, "height": header.height, "bytes": len(data),
+        "version": header.version, "width": header.width, "height": header.height, "bytes": len(data),
         "bpp": 8 * len(data) / (header.width * header.height), "model": name or header.model.hex(),
-        "model_id": header.model.hex(), "maps": "adaptive" if header.adaptive else "uniform",
+        "model_id": header.model.hex(), "maps": "none" if header.version == LATENTS else maps,
         "rates": dict(zip(streams, header.rates, strict=True)), "layers": header.layers,
         "tiles": header.tile_count(), "tile_px": header.tile_px, "stream_bytes": sizes["bits"],
         "map_bytes": sizes["map"], "overhead_bytes": framing,
@@ -276,13 +287,14 @@ def block(content: Mapping[str, Any]) -> str:
     here = ", which is not here" if content["model"] == content["model_id"] else ""
     whole, chunks, unusable = (content[name] for name in ("whole_chunks", "chunks", "unusable_bytes"))
     rates = "  ".join(f"{key} {value}" for key, value in content["rates"].items())
+    unit = {"adaptive": "level", "uniform": "level x 256", "none": "dial, of 12288"}[content["maps"]]
     lines = {
         "format": f"version {content['version']}",
         "picture": f"{content['width']} x {content['height']} pixels",
         "file": f"{content['bytes']} bytes, {content['bpp']:.4f} bpp",
         "model": content["model"] + here,
         "maps": content["maps"],
-        "rates": f"{rates}  ({'level' if content['maps'] == 'adaptive' else 'level x 256'})",
+        "rates": f"{rates}  ({unit})",
         "layers": content["layers"],
         "tiles": f"{content['tiles']} of up to {content['tile_px']} pixels",
         **{f"stream {key}": f"{size} bytes" for key, size in content["stream_bytes"].items()},

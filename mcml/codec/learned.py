@@ -17,9 +17,18 @@ from mcml.base.errors import DataError, UnsupportedStreamError, UsageError
 from mcml.codec import container
 from mcml.codec.classical import QualityRange
 from mcml.codec.container import Header
+from mcml.codec.latents import HYPER_MAX, LatentCoder, Latents, Symbols
+from mcml.codec.prior import StreamPrior, dial_of
 from mcml.codec.tiles import FULL, Analysis, Codes, Encoded, TileCoder
 from mcml.data.images import check_rgb8
-from mcml.model.model_files import entropy_tensors, identity, model_folder, name_of, read_config
+from mcml.model.model_files import (
+    entropy_tensors,
+    identity,
+    is_scalar,
+    model_folder,
+    name_of,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from mcml.model.model import Model
@@ -27,6 +36,9 @@ if TYPE_CHECKING:
 TILE_PX = 1024
 HALO = 16  # positions (128 pixels) beyond a tile's edges that its networks see
 QUALITIES = (8.0, 15.0, 25.0, 40.0, 60.0, 85.0)
+SCALAR_QUALITIES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
+OPTIONS = {False: ("adaptive", "layers"), True: ("color_share", "rounding")}  # of `pack`, by whether scalar
+KINDS = {False: "binary codes", True: "scalar latents"}
 
 
 def one_thread() -> Any:
@@ -45,7 +57,10 @@ class Decoded:
 
 
 class LearnedCodec:
-    """A released or freshly trained model as a codec; its quality is the percentage of luma's groups sent."""
+    """A released or freshly trained model as a codec.
+
+    Its quality is the percentage of luma's groups sent, or of the dial of scalar latents.
+    """
 
     def __init__(self, model: str | Path) -> None:
         """Take a model by name or folder; networks are loaded when first needed.
@@ -58,8 +73,20 @@ class LearnedCodec:
         self.name = self.folder.name if Path(model).is_dir() else str(model)
         self.identity = identity(self.folder)
         self.quality_range = QualityRange(0.0, FULL, "real")
-        self.qualities = QUALITIES
-        self.coder = TileCoder(read_config(self.folder)["model"], entropy_tensors(self.folder))
+        self.config = read_config(self.folder)
+        self.scalar = is_scalar(self.config)
+        self.qualities = SCALAR_QUALITIES if self.scalar else QUALITIES
+        if not self.scalar:  # a damaged entropy coder is told now
+            self.coder = TileCoder(self.config["model"], entropy_tensors(self.folder))
+
+    @cached_property
+    def coder(self) -> TileCoder | LatentCoder:
+        """Return the lossless half; that of scalar latents is made of the networks' weights."""
+        priors = {}
+        for key, stream in self.model.streams.items():
+            tensors = {name: value.cpu().numpy() for name, value in stream.state_dict().items()}
+            priors[key] = StreamPrior(tensors, stream.config.prior_steps)
+        return LatentCoder(priors, **self.config.get("encoder", {}))
 
     @cached_property
     def model(self) -> Model:
@@ -84,7 +111,7 @@ class LearnedCodec:
         analysis = self.analyse(image, tile_px)
         return lambda quality: self.pack(analysis, quality, **options).data
 
-    def analyse(self, image: np.ndarray, tile_px: int = TILE_PX) -> Analysis:
+    def analyse(self, image: np.ndarray, tile_px: int = TILE_PX) -> Analysis | Latents:
         """Run the encoders over an image's tiles, each with a halo of its neighbours' pixels.
 
         Args:
@@ -94,39 +121,50 @@ class LearnedCodec:
         Raises:
             DataError: for an image that the format cannot hold.
         """
-        from mcml.codec.transforms import analysis_transform
+        from mcml.codec.transforms import analysis_transform, latent_transform
 
         began = time.perf_counter()
         image = np.ascontiguousarray(check_rgb8(image))
-        header = self._header(analysis := Analysis(image.shape[:2], tile_px))
-        for key in self.coder.keys:
-            analysis.bits[key] = np.empty((*header.grid, -(-self.coder.coders[key].n // 8)), np.uint8)
-            analysis.logits[key] = np.empty(header.grid, np.float32)
+        analysis = (Latents if self.scalar else Analysis)(image.shape[:2], tile_px)
+        header = self._header(analysis)
         for tile in header.tiles():
             window, inside = _with_halo(tile, header.grid)
-            for key, (bits, logits) in analysis_transform(self.model, image[_pixels(window)]).items():
-                analysis.bits[key][tile] = np.packbits(bits[inside], axis=-1)
-                analysis.logits[key][tile] = logits[inside]
+            pixels = image[_pixels(window)]
+            if self.scalar:
+                small = tuple(slice(s.start // 4, -(-s.stop // 4)) for s in inside)
+                for key, (latents, z) in latent_transform(self.model, pixels).items():
+                    _put(analysis.latents, key, header.grid, tile, latents[inside])
+                    if z is not None:
+                        z = np.clip(np.rint(z[small]), -HYPER_MAX, HYPER_MAX).astype(np.int8)
+                        _put(analysis.hyper, key, header.grid, tile, z, 4)
+            else:
+                for key, (bits, logits) in analysis_transform(self.model, pixels).items():
+                    _put(analysis.bits, key, header.grid, tile, np.packbits(bits[inside], axis=-1))
+                    _put(analysis.logits, key, header.grid, tile, logits[inside])
         analysis.seconds = time.perf_counter() - began
         return analysis
 
-    def pack(self, analysis: Analysis, quality: float, *, adaptive: bool = False, layers: int = 1) -> Encoded:
+    def pack(self, analysis: Analysis | Latents, quality: float, **options: Any) -> Encoded:
         """Entropy-code an analysis.
 
         Args:
             analysis: of `analyse`.
-            quality: percentage of luma's groups that are sent, 0 to 100.
-            adaptive: send importance maps; otherwise one level everywhere, dithered between two.
-            layers: parts of the code, each decodable from a file that ends after it.
+            quality: 0 to 100.
+            options: of binary codes `adaptive` (send importance maps; otherwise one level everywhere,
+                dithered between two) and `layers` (parts, each decodable from a file that ends after it); of
+                scalar latents `color_share` and `rounding`, as in `LatentCoder.write`.
 
         Raises:
-            UsageError: for a quality outside the range, or maps of a model that has none.
+            UsageError: for a quality outside the range, maps of a model that has none, or an option of the
+                other kind.
         """
         self.quality_range.check(quality, self.name)
+        for name in options.keys() - (OPTIONS[self.scalar]):
+            raise UsageError(f"{self.name}: has no option {name}; it is of {KINDS[not self.scalar]}")
         began = time.perf_counter()
-        header = self._header(analysis, adaptive=adaptive, layers=layers)
+        header = self._header(analysis, **{k: options.pop(k) for k in OPTIONS[False] if k in options})
         with one_thread():
-            encoded = self.coder.write(header, analysis, quality)
+            encoded = self.coder.write(header, analysis, quality, **options)
         encoded.seconds = {"networks": analysis.seconds, "entropy": time.perf_counter() - began}
         return encoded
 
@@ -134,7 +172,7 @@ class LearnedCodec:
         height, width = analysis.size
         return Header(
             width=width, height=height, tile_px=analysis.tile_px, model=self.identity,
-            rates=self.coder.rates(FULL), **options,
+            rates=(0,) * (1 if self.config["model"]["variant"] in ("rgb", "luma") else 3), **options,
         ).check()  # fmt: skip
 
     # ------------------------------------------------------------------------------ file to picture
@@ -152,7 +190,7 @@ class LearnedCodec:
             data: a whole file; with `partial` also one that was cut short.
             luma_only: decode Y alone, to grey.
             partial: take the whole layers of a cut file; at least luma's first must be there.
-            layers: decode no more than so many.
+            layers: decode no more than so many of a binary code.
 
         Raises:
             CorruptStreamError: for damaged files.
@@ -173,7 +211,10 @@ class LearnedCodec:
         with one_thread():
             codes, whole_layers = self.coder.read(header, chunks, luma_only=luma_only, layers=layers)
         middle = time.perf_counter()
-        image = self.synthesise(header, codes)
+        if self.scalar:
+            image = self.synthesise_latents(header, codes, None if whole_layers else len(chunks))
+        else:
+            image = self.synthesise(header, codes)
         seconds = {"entropy": middle - began, "networks": time.perf_counter() - middle}
         return Decoded(image, header, whole_layers, seconds)
 
@@ -193,6 +234,45 @@ class LearnedCodec:
             place, pixels = image[_pixels(tile)], synthesis_transform(self.model, masked)[_pixels(inside)]
             place[:] = pixels[: len(place), : place.shape[1]]
         return image
+
+    def synthesise_latents(self, header: Header, symbols: Symbols, chunks: int | None = None) -> np.ndarray:
+        """Run the decoders on symbols, window by window; of a cut file's `chunks` on what is there.
+
+        Where a tile lacks a colour stream it is grey, where it lacks luma too middle grey.
+        """
+        from mcml.codec.transforms import synthesis_transform
+
+        shown = None
+        if chunks is not None:
+            shown = {key: np.zeros(header.grid, np.float32) for key in symbols}
+            for (_, tile, stream, _), _ in zip(header.order(), range(chunks), strict=False):
+                if stream < len(symbols):
+                    shown[self.coder.keys[stream]][header.tiles()[tile]] = 1
+        keys = list(symbols) if len(symbols) == len(self.coder.keys) else list(symbols)[:1]
+        if shown and len(keys) > 1:  # one colour plane alone would be a cast
+            shown |= dict.fromkeys(keys[1:], shown[keys[-1]])
+        dials = dict(zip(self.coder.keys, header.rates, strict=True))
+        image = np.empty((header.height, header.width, 3), np.uint8)
+        for tile in replace(header, tile_px=max(header.tile_px, TILE_PX)).tiles():
+            window, inside = _with_halo(tile, header.grid)
+            codes = {key: self.coder.priors[key].latents(symbols[key][window], dials[key]) for key in keys}
+            here = None if shown is None else {key: shown[key][window] for key in keys}
+            own = {key: dial_of(dials[key]) for key in keys}
+            pixels = synthesis_transform(self.model, codes, own, here)[_pixels(inside)]
+            place = image[_pixels(tile)]
+            place[:] = pixels[: len(place), : place.shape[1]]
+        return image
+
+
+def _put(
+    into: dict[str, np.ndarray], key: str, grid: tuple[int, int], tile: tuple[slice, slice],
+    values: np.ndarray, stride: int = 1,
+) -> None:  # fmt: skip
+    """Put a tile's values (h, w, ...) into a stream's array of the whole grid, which the first one makes."""
+    if key not in into:
+        into[key] = np.empty((-(-grid[0] // stride), -(-grid[1] // stride), *values.shape[2:]), values.dtype)
+    y, x = (s.start // stride for s in tile)
+    into[key][y : y + values.shape[0], x : x + values.shape[1]] = values
 
 
 def _with_halo(

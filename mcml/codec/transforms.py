@@ -29,16 +29,52 @@ def analysis_transform(model: Model, image: np.ndarray) -> dict[str, tuple[np.nd
 
 
 @torch.no_grad()
-def synthesis_transform(model: Model, codes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Run the decoders on masked bits (h, w, n) in {-1, 0, +1} by stream.
+def latent_transform(model: Model, image: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Run a scalar model's encoders on (H, W, 3) uint8.
 
     Returns:
-        (8 h, 8 w, 3) uint8 sRGB; grey where only luma's bits are given.
+        By stream, latents (h, w, n) float32 and, if it has a hyperprior, what that rounds (h / 4, w / 4, 32).
+    """
+    found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    rgb = pad_to_multiple(to_tensor(image), STRIDE)[0].to(model.rate_slope.device)
+    for key, plane in model.planes(rgb).items():
+        stream = model.streams[key]
+        latents = stream.encoder(plane)[1]
+        z = None if stream.hyperprior is None else stream.hyperprior.analysis(latents)
+        found[key] = tuple(None if t is None else t[0].permute(1, 2, 0).cpu().numpy() for t in (latents, z))
+    return found
+
+
+@torch.no_grad()
+def synthesis_transform(
+    model: Model, codes: Mapping[str, np.ndarray], dials: Mapping[str, float] | None = None,
+    shown: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Run the decoders on masked bits (h, w, n) in {-1, 0, +1} by stream, or on latents.
+
+    Args:
+        model: the networks.
+        codes: by stream.
+        dials: a scalar model's, by stream.
+        shown: (h, w) whether a position's plane is there, by stream; all are by default.
+
+    Returns:
+        (8 h, 8 w, 3) uint8 sRGB; grey where only luma is given, middle grey where nothing is.
     """
     device = model.rate_slope.device
     tensors = {
         key: torch.from_numpy(code.astype(np.float32)).permute(2, 0, 1)[None].to(device)
         for key, code in codes.items()
     }
-    planes = {key: model.streams[key].decoder(code, tensors.get("Y")) for key, code in tensors.items()}
+    planes = {}
+    for key, code in tensors.items():
+        stream, luma = model.streams[key], tensors.get("Y")
+        if dials is None:
+            planes[key] = stream.decoder(code, luma)
+        else:
+            dial = torch.tensor([dials[key]], dtype=torch.float32, device=device)
+            planes[key] = stream.decode(code, dial, luma if key in ("Cb", "Cr") else None)
+        if shown is not None:
+            there = np.kron(shown[key], np.ones((STRIDE, STRIDE), np.float32))
+            planes[key] = planes[key] * torch.from_numpy(there).to(device)
     return to_uint8(255 * model.join(planes)[0].permute(1, 2, 0).cpu().numpy())

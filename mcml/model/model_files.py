@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Mapping
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not the configuration of a model of this version ({error})") from error
 
 
+def is_scalar(content: Mapping[str, Any]) -> bool:
+    """Return whether a config.json's content is that of a model of scalar latents."""
+    try:
+        return content["model"]["luma"].get("quantizer") == "scalar"
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
 def identity(folder: Path) -> bytes:
     """Return the 8 bytes by which files name a model; `DataError` if it cannot write files."""
     content = read_config(folder)
-    if "identity" not in content and '"scalar"' in json.dumps(content.get("model")):
-        raise DataError(f"{folder}: has scalar latents, which no entropy coder writes to files yet")
+    if "identity" not in content and is_scalar(content):
+        raise DataError(
+            f"{folder}: has no identity: it was written by an mcml without files of scalar latents"
+        )
     try:
         name = bytes.fromhex(content["identity"])[:IDENTITY_BYTES]
     except (KeyError, TypeError, ValueError) as error:

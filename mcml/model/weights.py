@@ -77,7 +77,8 @@ def save_model(
         model: its weights are stored by `compacted`, unless `compact` is False.
         folder: replaced as a whole if it exists.
         record: what was trained, with which command, data, seconds and device.
-        entropy: integers of the entropy coder; with them the model has an identity and writes files.
+        entropy: integers of a binary model's entropy coder; with them it has an identity and writes files.
+            A scalar model's are made of its weights.
     """
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
     if compact:
@@ -87,10 +88,10 @@ def save_model(
             else {name: compacted(name, value) for name, value in tensors.items()}
         )
     content: dict[str, Any] = {"model": model.config.to_dict()}
-    if entropy is not None:
+    if entropy is not None or model.config.quantizer == "scalar":
         stored = copy.deepcopy(model)
         load_into(stored, with_steps(tensors), str(folder))
-        content["identity"] = identity(stored, entropy)
+        content["identity"] = identity(stored, entropy or {})
     content["record"] = dict(record)
     with new_folder(folder) as place:
         save_tensors(place, "weights", tensors)
