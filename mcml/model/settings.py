@@ -176,6 +176,9 @@ class LossConfig(Settings):
     gamma: float = number(1.0, 0, 1e9)
     # whose importance maps cost: "all", or "luma" as the poster prints it (colour bits are then free)
     rate_streams: str = word("all", "luma")
+    # scalar: percent of squared error that one percent of 1 - MS-SSIM or of the colour difference is worth
+    dissimilarity: float = number(0.0, 0, 100)
+    color_difference: float = number(0.0, 0, 100)
 
 
 @dataclass(frozen=True, kw_only=True)

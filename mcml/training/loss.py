@@ -98,7 +98,7 @@ def multi_loss(
 
 def rate_distortion_loss(
     x: Mapping[str, Tensor], x_hat: Mapping[str, Tensor], estimated_bpp: Mapping[str, Tensor],
-    lmbda: Tensor, config: LossConfig,
+    lmbda: Tensor, config: LossConfig, seen: Mapping[str, Tensor] = {},
 ) -> LossTerms:  # fmt: skip
     """Return the loss of scalar latents: mean over b of lmbda_b^-0.35 (lmbda_b D_b + R_b).
 
@@ -106,20 +106,29 @@ def rate_distortion_loss(
     Cb's and Cr's times gamma; R_b is bits a pixel. The power evens out what dials weigh: at the optimum,
     lmbda D and R shrink together as lmbda falls.
 
+    Other distortions S_b count by their relative change: with weights r of 1 for the squared errors and
+    those of `config`, D_b's gradient is D_b sum r (dS_b / S_b) / sum r. So a weight says how many percent
+    of squared error one percent of another is worth, whatever the rate.
+
     Args:
         x, x_hat: as in `multi_loss`.
         estimated_bpp: (B,) by stream.
         lmbda: (B,), bits a pixel for a squared grey level.
-        config: gamma.
+        config: gamma, and the weights of `seen`.
+        seen: (B,) distortions by their names in `config`.
     """
     per_stream = {
         key: 255**2 * (plane - x_hat[key]).float().square().mean((1, 2, 3)) for key, plane in x.items()
     }
     weights = {key: RGB_SHARES[key] * (config.gamma if key in ("Cb", "Cr") else 1) for key in x}
     distortion = torch.stack([weights[key] * error for key, error in per_stream.items()]).sum(0)
+    relative = {name: getattr(config, name) for name in seen}
+    mixed, scale = distortion, 1 + sum(relative.values())
+    for name, other in seen.items():
+        mixed = mixed + relative[name] * distortion.detach() / (other.detach() + 1e-3) * other
     rate, evened = torch.stack(list(estimated_bpp.values())).sum(0), lmbda**-0.35
     weighted = (evened * rate).mean()
-    total = (evened * lmbda * distortion).mean() + weighted
+    total = (evened * lmbda * mixed).mean() / scale + weighted
     means = {key: error.mean() for key, error in per_stream.items()}
     return LossTerms(total, distortion.mean(), rate.mean(), weighted, means)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mcml.model.model import Model, ModelOutput
+from mcml.model.perceptual import color_difference, ms_ssim
 from mcml.model.settings import Recipe
 from mcml.training import threshold_start, transform_start
 from mcml.training.loss import LossTerms, multi_loss, rate_distortion_loss
@@ -24,6 +25,10 @@ from mcml.training.loss import LossTerms, multi_loss, rate_distortion_loss
 PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
 Plan = dict[str, tuple[float, bool]]  # by part: rate before warm-up and cosine, and whether it learns
 Planes = dict[str, Tensor]
+DISTORTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # (B,), beside squared errors
+    "dissimilarity": lambda x, x_hat: 1 - ms_ssim(x, x_hat),
+    "color_difference": color_difference,
+}
 
 
 def planes_of(model: Model, rgb: Tensor, output: ModelOutput, keys: Sequence[str]) -> tuple[Planes, Planes]:
@@ -45,6 +50,7 @@ class BinaryObjective:
 
     betas = (0.9, 0.999)
     columns = ("importance", "open")
+    seen: Sequence[str] = ()
     apart = (("context",), ("decoder", "importance", "encoder"))
 
     def __init__(self, model: Model, recipe: Recipe) -> None:
@@ -123,6 +129,7 @@ class ScalarObjective:
         self.model, self.recipe, self.trained = model, recipe, recipe.trained_streams()
         parts = [model.streams[key].parts() for key in self.trained]
         self.parts = {name: [p for of in parts for p in of[name]] for name in self.apart[0]}
+        self.seen = [name for name in DISTORTIONS if getattr(recipe.loss, name)]
 
     def start(self, sample: Callable[[], Tensor], fresh: Sequence[str]) -> None:
         """Set the first weights of `fresh` streams to a transform coder, measured on sampled patches."""
@@ -157,7 +164,7 @@ class ScalarObjective:
     def options(self, phase: tuple[bool, ...], drawn: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the arguments of `Model.forward` beside pixels and dial."""
         return {
-            "decode": self.trained,
+            "decode": tuple(self.model.streams) if self.seen else self.trained,
             "estimate": self.trained if any(phase[:2]) else (),
             "noise": drawn or None,
         }
@@ -167,10 +174,15 @@ class ScalarObjective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what is descended and the log's figures."""
         x, x_hat = planes_of(self.model, rgb, output, self.trained)
+        seen = {}
+        if self.seen:
+            decoded = self.model.join({key: s.x_hat.float() for key, s in output.streams.items()})
+            original = self.model.join(self.model.planes(rgb))  # a luma model's is grey
+            seen = {name: DISTORTIONS[name](original, decoded) for name in self.seen}
         pixels = rgb.shape[-1] * rgb.shape[-2]
         bpp = {key: output.streams[key].estimated_bits / pixels for key in self.trained}
-        terms = rate_distortion_loss(x, x_hat, bpp, self.model.lmbda(dial), self.recipe.loss)
-        row = log_row(terms, x, x_hat)
+        terms = rate_distortion_loss(x, x_hat, bpp, self.model.lmbda(dial), self.recipe.loss, seen)
+        row = log_row(terms, x, x_hat) | {name: value.mean() for name, value in seen.items()}
         return terms.total, row | {f"estimated_bpp_{key}": value.mean() for key, value in bpp.items()}
 
 

@@ -66,6 +66,7 @@ class Trainer(Run):
         self.model = build(recipe.model, train.seed).to(self.device, memory_format=torch.channels_last)
         self.learner, self.averaged = self.model, copy.deepcopy(self.model).requires_grad_(False)
         self.objective = objective(self.model, recipe)
+        self.columns += self.objective.seen
         self.model.requires_grad_(False)
         self.cuda = train.cuda if self.device.type == "cuda" else "eager"
         torch.backends.cudnn.benchmark = self.cuda != "eager"

@@ -5,6 +5,7 @@ import torch
 from helpers import SCALAR, tiny_recipe
 
 from mcml.model.model import build
+from mcml.model.perceptual import color_difference, ms_ssim
 from mcml.training.objectives import ScalarObjective
 
 
@@ -78,3 +79,34 @@ def test_the_loss_by_hand():
         {k: v.mean() for k, v in figures.items()}, rel=1e-4
     )
     assert total == row["loss"]
+
+
+def test_other_distortions_count_by_their_relative_change():
+    """The gradient: that of squared error's logarithm, plus the weights' shares of the others'."""
+    weights = {"loss.dissimilarity": 1.0, "loss.color_difference": 0.5}
+    plain, mixed = objective(**{"train.patch_px": 192}), objective(**weights, **{"train.patch_px": 192})
+    rgb, dial = torch.rand(1, 3, 192, 192, generator=torch.Generator().manual_seed(1)), torch.tensor([0.4])
+    phase, gradients, terms = plain.phase(0, 0.0), {}, {}
+    for name, of in {"squared": plain, "mixed": mixed}.items():
+        output = of.model(rgb, dial, **of.options(phase, {}))
+        exit_bias = of.model.streams["Y"].decoder.exit.bias.requires_grad_()
+        total, terms[name] = of.loss(of.model(rgb, dial, **of.options(phase, {})), rgb, dial, phase)
+        gradients[name] = torch.autograd.grad(total, exit_bias)[0]
+        x_hat = of.model.join({key: s.x_hat for key, s in output.streams.items()})
+        assert x_hat.shape == rgb.shape
+    lmbda = 2e-4 * 250**0.4
+    output = mixed.model(rgb, dial, **mixed.options(phase, {}))
+    seen = {
+        "dissimilarity": 1 - ms_ssim(rgb, output.x_hat),
+        "color_difference": color_difference(rgb, output.x_hat),
+    }
+    bias = mixed.model.streams["Y"].decoder.exit.bias
+    expected = gradients["squared"].clone()
+    for name, value in seen.items():
+        assert float(terms["mixed"][name]) == pytest.approx(float(value.detach()), rel=1e-3)
+        own = torch.autograd.grad(value, bias, retain_graph=True)[0]
+        share = weights[f"loss.{name}"] * lmbda**0.65 * float(terms["mixed"]["distortion"])
+        expected += share * own / (float(value) + 1e-3)
+    assert torch.allclose(
+        gradients["mixed"], expected / 2.5, rtol=2e-3, atol=1e-4 * float(expected.abs().max())
+    )
