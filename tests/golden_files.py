@@ -22,7 +22,8 @@ from mcml.model.model_files import writers
 FOLDER = Path(__file__).parent / "golden"
 QUALITY = 30.0  # of the released models
 QUALITIES = {
-    "jpeg420": 20, "jpeg444": 20, "jpeg2000": 48, "webp": 30, "avif420": 45, "avif444": 45, "jpegxl": 50,
+    "jpeg420": 20, "jpeg444": 20, "jpeg2000": 48, "webp": 30, "avif420": 45, "avif444": 45,
+    "avif420_speed6": 45, "avif444_speed6": 45, "jpegxl": 50,
 }  # fmt: skip
 
 

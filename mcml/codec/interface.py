@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mcml.base.errors import UsageError, choose
-from mcml.codec import classical
+from mcml.codec import classical, ffmpeg
 from mcml.codec.classical import QualityRange
 from mcml.codec.learned import LearnedCodec
 from mcml.model.model_files import identity, model_folder, released, writers
@@ -38,19 +38,22 @@ class Codec(Protocol):
 
 
 def names() -> list[str]:
-    """Return the names of all codecs in the order of the tables: released networks, then classical ones."""
-    return [*writers(), *classical.CODECS]
+    """Return the names of the codecs that are here, in the order of the tables: released networks first."""
+    return [*writers(), *classical.CODECS, *(ffmpeg.CODECS if ffmpeg.is_here() else ())]
 
 
 def get_codec(name: str) -> Codec:
     """Return a codec by name, or a learned one by its model's folder.
 
     Raises:
-        DataError: for a model that writes no files.
+        DataError: for a model that writes no files, or a codec whose package is not installed.
         UsageError: naming the nearest for an unknown name.
     """
     if name in classical.CODECS:
         return classical.CODECS[name]
+    if name in ffmpeg.CODECS:
+        ffmpeg.executable(name)
+        return ffmpeg.CODECS[name]
     if not Path(name).is_dir() and name not in released():
         choose("codec", name, names())
     key = (name, identity(model_folder(name)))  # a folder may be trained anew

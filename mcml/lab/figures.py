@@ -49,6 +49,8 @@ BROAD = {"linewidth": 4.5, "alpha": 0.45, "zorder": 2.0}  # lies behind: an equa
 LOOKS = {  # one for good, whatever else is drawn or released
     "fusion": {"color": HUES[0], "marker": "o", "linewidth": 2.0, "zorder": 3.0},
     "independent": {"color": HUES[1], "marker": "s", **BROAD},
+    "scalar_fusion": {"color": "#0b3c5d", "marker": "H", "linewidth": 2.0, "zorder": 3.0},
+    "scalar_independent": {"color": "#b35c00", "marker": "x", **BROAD},
     "rgb": {"color": HUES[9], "marker": "X", "linewidth": 2.0, "zorder": 3.0},
     "jpeg420": {"color": HUES[2], "marker": "^", **THIN},
     "jpeg444": {"color": HUES[6], "marker": "v", **THIN},
@@ -56,6 +58,10 @@ LOOKS = {  # one for good, whatever else is drawn or released
     "webp": {"color": HUES[5], "marker": "P", **THIN},
     "avif420": {"color": HUES[7], "marker": "*", **THIN},
     "avif444": {"color": "#333333", "marker": "d", **THIN},
+    "avif420_speed6": {"color": "#bbbbbb", "marker": "<", **THIN},
+    "avif444_speed6": {"color": "#777777", "marker": ">", **THIN},
+    "hevc444": {"color": "#8c3a1f", "marker": "h", **THIN},
+    "vvc420": {"color": "#1f4f8c", "marker": "8", **THIN},
     "jpegxl": {"color": HUES[4], "marker": "p", **THIN},
 }
 
