@@ -27,10 +27,12 @@ def add_commands(commands: Any) -> None:
     add = add_command(commands, evaluate)
     add("folder", metavar="FOLDER", help="of images, or a data set: embedded, kodak, train, valid")
     add("--codecs", required=True, help="names or models' folders, separated by commas")
-    add("--csv", type=Path, required=True, help="table to write: one row an image, codec and rate")
+    add("--csv", type=Path, help="table to write: one row an image, codec and rate")
     add("--bpp", help="rates to hit, as 0.15,0.3; without it each codec's own qualities")
+    add("--out", type=Path, help="folder to add to: points of each codec's curve, means and BD-rates")
+    add("--at-bpp", help="rates at which --out reads the curves (0.1,0.15,0.2,0.3,0.5,0.75,1)")
     add("--workers", type=number(int, 0), default=0, help="processes; 0 means one for each core (0)")
-    add("--overwrite", action="store_true", help="replace an existing table")
+    add("--overwrite", action="store_true", help="replace an existing table; with --out measure anew")
 
     add_command(commands, data)
 
@@ -94,6 +96,10 @@ def evaluate(options: argparse.Namespace) -> None:
     """Encode, decode and measure images with codecs: a tidy CSV, and the means on screen.
 
     mcml evaluate my_photos --codecs fusion,jpeg444,webp --bpp 0.15,0.3 --csv files.csv
+    mcml evaluate kodak --codecs webp,jpeg2000 --out curves --at-bpp 0.15,0.3   # at equal bytes
+
+    With --out every picture is read on its own curve of real files, at equal bytes; codecs and pictures
+    that the folder has already are not measured again.
     """
     from mcml.codec.interface import get_codec
     from mcml.data.sets import image_set
@@ -105,6 +111,13 @@ def evaluate(options: argparse.Namespace) -> None:
         raise UsageError("--codecs is empty: give names separated by commas")
     for name in names:
         get_codec(name)
+    if (options.csv is None) == (options.out is None):
+        raise UsageError("give --csv for a table of files or --out for a folder of curves, one of them")
+    if (options.bpp and options.out) or (options.at_bpp and options.csv):
+        raise UsageError("--bpp goes with --csv, --at-bpp with --out")
+    if options.out:
+        _evaluate_curves(options, names)
+        return
     targets = None if options.bpp is None else parse_bpp_list(options.bpp)
     table_file, record_file = options.csv, options.csv.with_name(options.csv.name + ".run.json")
     if table_file.suffix.lower() != ".csv":  # above all no picture's, which --overwrite would replace
@@ -133,6 +146,27 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"note: {sentence}", file=sys.stderr)
     print(f"{len(table)} rows in {table_file}", file=sys.stderr)
     evaluation.check_reach(table)
+
+
+def _evaluate_curves(options: argparse.Namespace, names: list[str]) -> None:
+    from mcml.data.sets import image_set
+    from mcml.lab import curves
+    from mcml.lab.parameters import parse_bpp_list
+
+    rates = curves.RATES if options.at_bpp is None else parse_bpp_list(options.at_bpp)
+    images = image_set(options.folder)
+    check_writable(options.out / "points.csv")
+    with Progress("evaluate", every_s=60) as progress:
+        means, savings = curves.extend(
+            options.out, images, names, sorted(rates), anew=options.overwrite, workers=options.workers,
+            progress=lambda done, total: progress.update(done / total, f"{done} of {total}"),
+        )  # fmt: skip
+    for table in (means, savings):
+        if len(table):
+            print_table(as_rows(table))
+    for sentence in curves.continued(means):
+        print(f"note: {sentence}", file=sys.stderr)
+    print(f"points.csv, means.csv and bd_rate.csv in {options.out}", file=sys.stderr)
 
 
 def data(_: argparse.Namespace) -> None:

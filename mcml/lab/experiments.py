@@ -6,11 +6,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy.interpolate import pchip_interpolate
 
 from mcml.base.errors import UsageError, choose
 from mcml.data import sets as data
@@ -236,8 +238,9 @@ def _code_luma(image: np.ndarray, codec: str, quality: float, speed: int) -> tup
 
 
 def at_rate(
-    rows: Sequence[Mapping[str, Any]], rate: float, column: str, rate_column: str, *, extend: bool = False
-) -> float:
+    rows: Sequence[Mapping[str, Any]], rate: float, column: str, rate_column: str, *,
+    extend: bool = False, smooth: bool = False,
+) -> float:  # fmt: skip
     """Read a curve at a rate by straight lines over log rate.
 
     Args:
@@ -246,15 +249,44 @@ def at_rate(
         column: what is read.
         rate_column: "estimated_bpp", "bpp", ...
         extend: go on along the curve's first or last line outside it, where the value is NaN otherwise.
+        smooth: piecewise cubic (PCHIP) instead of straight lines, for curves of few points.
     """
-    points = dict(sorted((math.log(float(row[rate_column])), float(row[column])) for row in rows))
+    pairs = ((math.log(float(row[rate_column])), float(row[column])) for row in rows)
+    points = dict(sorted(pair for pair in pairs if math.isfinite(pair[1])))
     rates, values, wanted = list(points), list(points.values()), math.log(rate)
-    if rates[0] <= wanted <= rates[-1]:
+    if points and rates[0] <= wanted <= rates[-1]:
+        if smooth and len(points) > 1:
+            return float(pchip_interpolate(rates, values, wanted))
         return float(np.interp(wanted, rates, values))
     if not extend or len(points) < 2:
         return math.nan
     end = slice(0, 2) if wanted < rates[0] else slice(-2, None)
     return float(np.poly1d(np.polyfit(rates[end], values[end], 1))(wanted))
+
+
+def pictures_at_rates(
+    rows: Sequence[Mapping[str, Any]], rates: Sequence[float], columns: Sequence[str], rate_column: str, *,
+    smooth: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Read every system's curve of every picture at equal rates.
+
+    Args:
+        rows: points with `system` and `image`, `rate_column` and `columns`.
+        rates, columns, rate_column, smooth: see `at_rate`.
+
+    Returns:
+        A row a system, rate and picture: system, image, rate, the columns, and `extended`: whether the
+        curve ends before the rate and was continued by a straight line.
+    """
+    curves, table = dict[str, dict[str, list[Mapping[str, Any]]]](), []
+    for row in rows:
+        curves.setdefault(row["system"], {}).setdefault(row["image"], []).append(row)
+    for system, own in curves.items():
+        for rate, (image, curve) in product(rates, own.items()):
+            read = {c: at_rate(curve, rate, c, rate_column, extend=True, smooth=smooth) for c in columns}
+            ends = math.isnan(at_rate(curve, rate, rate_column, rate_column))
+            table.append({"system": system, "image": image, "rate": rate} | read | {"extended": ends})
+    return table
 
 
 def at_rates(
@@ -263,23 +295,22 @@ def at_rates(
     """Read systems at equal rates, each picture on its own curve: means over pictures.
 
     Args:
-        rows: points with `system` and `image`, `rate_column` and `columns`.
-        rates, columns, rate_column: see `at_rate`.
+        rows, rates, columns, rate_column: see `pictures_at_rates`.
 
     Returns:
         A row a system and rate: system, rate, the columns, images, and `extended`: how many of the
         pictures' curves end before the rate and were continued by a straight line.
     """
-    curves, table = dict[tuple[str, str], list[Mapping[str, Any]]](), []
+    return mean_of_pictures(pictures_at_rates(rows, rates, columns, rate_column), columns)
+
+
+def mean_of_pictures(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the means over pictures of what `pictures_at_rates` read, as `at_rates` does."""
+    groups, table = dict[tuple[str, float], list[Mapping[str, Any]]](), []
     for row in rows:
-        curves.setdefault((row["system"], row["image"]), []).append(row)
-    for system in dict.fromkeys(name for name, _ in curves):
-        own = [curve for (name, _), curve in curves.items() if name == system]
-        for rate in rates:
-            read = {c: [at_rate(curve, rate, c, rate_column, extend=True) for curve in own] for c in columns}
-            ends = sum(math.isnan(at_rate(curve, rate, rate_column, rate_column)) for curve in own)
-            counts = {"images": len(own), "extended": ends}
-            table.append(
-                {"system": system, "rate": rate} | {c: float(np.mean(read[c])) for c in read} | counts
-            )
+        groups.setdefault((row["system"], row["rate"]), []).append(row)
+    for (system, rate), own in groups.items():
+        means = {c: float(np.mean([row[c] for row in own])) for c in columns}
+        counts = {"images": len(own), "extended": sum(row["extended"] for row in own)}
+        table.append({"system": system, "rate": rate} | means | counts)
     return table

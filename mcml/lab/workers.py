@@ -33,6 +33,7 @@ def side_by_side(
     calls: Sequence[Callable[[], Any]],
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    keep: Callable[[Any], None] | None = None,
 ) -> list[Any]:
     """Make several calls, on one thread each, and return their results in order.
 
@@ -41,6 +42,7 @@ def side_by_side(
         workers: processes, 0 for as many as there are cores, never more than calls; 1 stays in
             this process.
         progress: called with (done, total) after each call, in order.
+        keep: called with each result before that.
     """
     count, results = min(workers or joblib.cpu_count(), max(len(calls), 1)), []
     pool = {"inner_max_num_threads": 1, "initializer": _watch, "initargs": (os.getpid(),)}
@@ -48,6 +50,8 @@ def side_by_side(
         warnings.filterwarnings("ignore", message="A worker stopped")  # one grown large starts anew
         for result in joblib.Parallel(count, return_as="generator")(joblib.delayed(c)() for c in calls):
             results.append(result)
+            if keep:
+                keep(result)
             if progress:
                 progress(len(results), len(calls))
     return results
