@@ -59,6 +59,29 @@ def tiny_codec(folder, variant="fusion", steps=2, seed=0, **settings):
     return LearnedCodec(folder)
 
 
+def tiny_scalar(folder, variant="fusion", seed=0, **settings):
+    """Write a model of scalar latents whose every weight matters, and return its codec."""
+    import torch
+
+    from mcml.codec.learned import LearnedCodec
+    from mcml.model import weights
+    from mcml.model.model import build
+
+    model = build(tiny_recipe(variant, **{**SCALAR, **settings}).model, seed)
+    drawn = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for stream in model.streams.values():
+            stream.encoder.code.weight *= 12
+            hyper = [] if stream.hyperprior is None else [stream.hyperprior, stream.hyperprior.analysis[-1]]
+            for layer in (*stream.prior.last, *hyper):
+                for value in layer.parameters(recurse=False):
+                    value += 0.3 * torch.randn(value.shape, generator=drawn)
+            anchors = torch.linspace(-2, 3, len(stream.log_gain))[:, None]
+            stream.log_gain.copy_(anchors + 0.5 * torch.randn(stream.log_gain.shape[1], generator=drawn))
+    weights.save_model(model, folder, {})
+    return LearnedCodec(folder)
+
+
 def tiny_arguments(**settings):
     """Return the same settings for a command line."""
     return [f"--set={name}={value}" for name, value in {**TINY, **settings}.items()]

@@ -184,7 +184,7 @@ def train_entropy(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     model = weights.load(options.model, "cuda" if torch.cuda.is_available() else "cpu")
     if model.config.quantizer == "scalar":
-        raise UsageError(f"--model {options.model}: has scalar latents, for which there is no coder yet")
+        raise UsageError(f"--model {options.model}: has scalar latents, whose prior was trained with them")
     record = weights.load_config(model_folder(options.model))[1]
     target = options.run_dir / "model"
     if target.exists() and weights.digest(weights.load(target)) != weights.digest(model):

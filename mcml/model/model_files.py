@@ -94,9 +94,10 @@ def name_of(model: bytes) -> str:
 
 
 def entropy_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Return the integers of a model's entropy coder, by "stream.name"; empty if it has none."""
-    path, shared = folder / ENTROPY, read_config(folder).get("shared")
-    if not path.exists() and shared:
+    """Return the integers of a binary model's entropy coder, by "stream.name"; empty if it has none."""
+    path, content = folder / ENTROPY, read_config(folder)
+    shared = content.get("shared")
+    if not path.exists() and shared and not is_scalar(content):
         path = folder.parent / shared / ENTROPY
         if not path.exists():
             raise DataError(f"{folder}: shares the entropy coder of {shared}, which is not beside it")

@@ -312,7 +312,7 @@ DAMAGES = {
     "empty": (lambda data: b"", "the file is empty"),
     "picture": (lambda data: b"\x89PNG\r\n" + data, "not an mcml file: it is a PNG picture already"),
     "short": (lambda data: data[:15], "the file ends within its header, after 15 bytes"),
-    "version": (lambda data: data[:4] + b"\x09" + data[5:], "format version 9: this mcml reads version 1"),
+    "version": (lambda data: data[:4] + b"\x09" + data[5:], "format version 9: this mcml reads versions"),
     "bit": (lambda data: data[:50] + bytes([data[50] ^ 4]) + data[51:], "is damaged: its checksum differs"),
     "tail": (lambda data: data + b"abc", "3 bytes follow the last chunk"),
 }

@@ -10,20 +10,21 @@ from hypothesis import strategies as st
 
 from mcml.base.errors import CorruptStreamError, DataError, UnsupportedStreamError
 from mcml.codec import container
-from mcml.codec.container import MAX_PIXELS, MAX_SIDE, Header
+from mcml.codec.container import BITS, LATENTS, MAX_PIXELS, MAX_SIDE, Header
 
 
 @st.composite
 def headers(draw, most_chunks=60):
-    adaptive = draw(st.booleans())
+    version = draw(st.sampled_from([BITS, LATENTS]))
+    adaptive = version == BITS and draw(st.booleans())
     rate = st.integers(0, 255 if adaptive else 65535)
     tile = 1 << draw(st.sampled_from(container.TILE_LOG2))
+    layers = st.just(1) if version == LATENTS else st.one_of(st.just(1), st.integers(2, 255))
     header = Header(
         width=draw(st.integers(1, 3 * tile)), height=draw(st.integers(1, 3 * tile)),
         model=draw(st.binary(min_size=8, max_size=8)), adaptive=adaptive, tile_px=tile,
-        rates=draw(st.one_of(st.tuples(rate), st.tuples(rate, rate, rate))),
-        layers=draw(st.one_of(st.just(1), st.integers(2, 255))),
-        digest=draw(st.binary(min_size=4, max_size=4)),
+        rates=draw(st.one_of(st.tuples(rate), st.tuples(rate, rate, rate))), layers=draw(layers),
+        version=version, digest=draw(st.binary(min_size=4, max_size=4)),
     )  # fmt: skip
     return header if len(list(header.order())) <= most_chunks else Header(**{**vars(header), "layers": 1})
 
@@ -51,7 +52,7 @@ def test_header_and_chunks_come_back(header, data):
 @settings(max_examples=60, deadline=None)
 @given(header=headers())
 def test_tiles_cover_every_pixel_once_and_the_order_names_every_chunk_once(header):
-    """And a picture shows from the first layer's last tile on."""
+    """And a picture shows from the first layer's last tile on, of latents from any tile on."""
     covered = np.zeros(header.grid, int)
     assert header.grid == (-(-header.height // 8), -(-header.width // 8))
     tiles = header.tiles()
@@ -66,7 +67,8 @@ def test_tiles_cover_every_pixel_once_and_the_order_names_every_chunk_once(heade
     maps = len(tiles) * len(header.rates) if header.adaptive else 0
     assert len(order) == header.layers * len(tiles) * len(header.rates) + maps == header.chunk_count()
     assert [layer for layer, *_ in order] == sorted(layer for layer, *_ in order)
-    shown, last = False, (0, len(tiles) - 1, 0, "bits")
+    last = (0, 0, 0, "latents") if header.version == LATENTS else (0, len(tiles) - 1, 0, "bits")
+    shown = False
     assert not header.shows(0)
     for number, name in enumerate(order, start=1):
         shown = shown or name == last
@@ -106,7 +108,8 @@ def test_what_the_format_cannot_hold_is_not_written(changes, words):
 
 NEVER = "values that no encoder writes"
 FORGED = [
-    *((4, bytes([v]), f"version {v}: this mcml reads version 1") for v in (0, 2, 3, 77, 255)),
+    *((4, bytes([v]), f"version {v}: this mcml reads versions 1 and 2;") for v in (0, 3, 77, 255)),
+    (4, b"\x02", NEVER),  # latents have no layers
     *(
         (6, struct.pack("<HH", *size), "{} x {} pixels: this mcml decodes at most".format(*size))
         for size in [(MAX_SIDE, MAX_SIDE), (16385, 16384), (4097, 65535)]
@@ -122,7 +125,7 @@ def test_headers_that_no_encoder_of_this_version_writes_are_refused_as_such(plac
     packed = bytearray(header_of(layers=2).pack())
     assert packed[5] == 0x34 and packed[18] == 2
     packed[place : place + len(value)] = value
-    for data in (packed, packed[:5] if place == 4 else packed):
+    for data in (packed, packed[:5] if "versions" in words else packed):
         with pytest.raises(CorruptStreamError if words == NEVER else UnsupportedStreamError, match=words):
             container.read(bytes(data))
 

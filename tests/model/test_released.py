@@ -17,7 +17,8 @@ from mcml.model import model_files, weights
 from mcml.model.validate import to_tensor, validate
 
 each_model = pytest.mark.parametrize("name", model_files.released())
-each_writer = pytest.mark.parametrize("name", model_files.writers())  # of files: the binary ones
+each_writer = pytest.mark.parametrize("name", model_files.writers())  # of files
+each_binary = pytest.mark.parametrize("name", ["fusion", "independent"])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_each_model_says_how_it_was_made(name):
     assert "/" not in json.dumps(record["command"])
 
 
-@each_writer
+@each_binary
 @torch.no_grad()
 def test_more_dial_is_more_bits_at_every_position(name, photographs):
     model = weights.load(name)
