@@ -1,22 +1,20 @@
 """Quality at equal rates: models by estimated bits, classical codecs by bytes of files.
 
     python benchmarks/quality.py --out results/released/quality_valid --dataset valid
-        [--models scalar_fusion,fusion,new=runs/luma/model] [--codecs "jpeg2000; avif444; jpeg, luma"]
+        [--models scalar_fusion,fusion,new=runs/luma/model] [--codecs "jpeg2000; avif444; avif, luma"]
         [--dials 9] [--max-images 0] [--workers 0]
 
-Every picture is read on its own curve, by straight lines over log rate, at the same bits a pixel; then the
+Every picture is read on its own curve, by cubics over log rate, at the same bits a pixel; then the
 mean over pictures is taken. Luma alone counts luma's bits (classical codecs: grey files), colour all bits,
 one dial for all streams. Points of systems that lie in the folder already and are not asked for are kept,
-so models can be added one by one.
+so models can be added one by one. Tables of files alone are `mcml evaluate --out`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,11 @@ import numpy as np
 import pandas as pd
 
 from mcml.base.errors import UsageError, choose
-from mcml.base.files import atomic_write, sha256, to_csv
-from mcml.codec.classical import CODECS
-from mcml.codec.interface import get_codec
+from mcml.base.files import atomic_write, to_csv
+from mcml.codec.interface import get_codec, names
 from mcml.data.images import read_image
 from mcml.data.sets import image_set
-from mcml.lab import experiments
+from mcml.lab import curves, experiments
 from mcml.lab import inspect as inspection
 from mcml.lab.output import as_rows, print_table, provenance
 from mcml.lab.parameters import parse_names
@@ -44,15 +41,12 @@ LUMA_RATES, RATES = (0.15, 0.2, 0.3, 0.5), (0.15, 0.3, 0.5)
 COLOR = ("psnr", "ms_ssim", "ciede2000")
 COLUMNS = ["system", "image", "rate_is", "quality", "luma_rate_bpp", "psnr_Y", "rate_bpp", *COLOR]
 AVIF = (0, 6, 12, 18, 24, 30, 36, 43, 50, 57, 64, 72)
-QUALITIES = {  # from under 0.15 to over 0.5 bits a pixel on most pictures
-    "binary": (5, 7, 9, 12, 16, 21, 28, 37, 48, 62, 80, 100),  # percent of luma's groups of bits
-    "jpeg2000": (480, 320, 240, 190, 150, 110, 80, 64, 50, 38, 28),
-    "avif444": AVIF,
-    "avif444_speed2": AVIF[::2],  # the encoder searches longer: ten times the seconds
+BINARY = (5, 7, 9, 12, 16, 21, 28, 37, 48, 62, 80, 100)  # percent of luma's groups of bits
+LUMA = {  # grey files; codecs in colour have points of their own
     "jpeg, luma": (1, 2, 3, 4, 6, 8, 11, 14, 18, 24, 33, 48),
     "jpeg2000, luma": (160, 107, 80, 64, 52, 40, 30, 23, 18, 14, 10),
-    "avif, luma": AVIF,
-    "avif_speed2, luma": AVIF[::2],
+    "avif, luma": AVIF[::2],  # speed 2
+    "avif_speed6, luma": AVIF,
 }
 load = cache(load)
 
@@ -67,7 +61,7 @@ def model_points(name: str, folder: str, path: Path, count: int) -> list[dict[st
     if model.config.quantizer == "binary":
         codec, pixels = get_codec(folder), image[..., 0].size
         analysis = codec.analyse(image)
-        for quality in QUALITIES["binary"]:
+        for quality in BINARY:
             encoded = codec.pack(analysis, quality)
             grey = codec.decode(encoded.data, luma_only=True)[..., 0]
             row = {"system": name, "image": path.stem, "rate_is": "estimate", "quality": quality}
@@ -89,21 +83,16 @@ def model_points(name: str, folder: str, path: Path, count: int) -> list[dict[st
 
 def file_points(name: str, path: Path) -> list[dict[str, Any]]:
     """Return a classical codec's points on one picture: in colour, or of luma as a grey file."""
-    image, rows = read_image(path), []
-    base, _, is_luma = name.partition(", ")
-    base, _, is_slow = base.partition("_speed")
-    for quality in QUALITIES[name]:
-        row = {"system": name, "image": path.stem, "rate_is": "file", "quality": quality}
-        if is_luma:
-            (own,) = experiments.luma_codec([image], base, [quality], speed=2 if is_slow else 6)
-            rows.append(row | {"luma_rate_bpp": own["bpp"], "psnr_Y": own["psnr_Y"]})
-            continue
-        options = {**CODECS[base].options, "speed": 2} if is_slow else CODECS[base].options
-        codec = replace(CODECS[base], options=options)
-        data = codec.encode(image, quality)
-        row["rate_bpp"] = 8 * len(data) / image[..., 0].size
-        rows.append(row | color_figures(image, codec.decode(data)))
-    return rows
+    about = {"system": name, "image": path.stem, "rate_is": "file"}
+    if name not in LUMA:
+        rows = curves.picture_curve(path, name, RATES, {})
+        return [
+            about | {"quality": row["quality"], "rate_bpp": row["bpp"]} | {c: row[c] for c in COLOR}
+            for row in rows
+        ]
+    base, _, speed = name.removesuffix(", luma").partition("_speed")
+    rows = experiments.luma_codec([read_image(path)], base, LUMA[name], speed=int(speed or 2))
+    return [about | {"quality": r["quality"], "luma_rate_bpp": r["bpp"], "psnr_Y": r["psnr_Y"]} for r in rows]
 
 
 def color_figures(image: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
@@ -122,8 +111,8 @@ def at_equal_rates(points: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dic
         points.dropna(subset=column).to_dict("records") for column in ("luma_rate_bpp", "rate_bpp")
     )
     return (
-        experiments.at_rates(grey, LUMA_RATES, ("psnr_Y",), "luma_rate_bpp"),
-        experiments.at_rates(color, RATES, COLOR, "rate_bpp"),
+        experiments.at_rates(grey, LUMA_RATES, ("psnr_Y",), "luma_rate_bpp", smooth=True),
+        experiments.at_rates(color, RATES, COLOR, "rate_bpp", smooth=True),
     )
 
 
@@ -133,7 +122,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dataset", default="valid")
     parser.add_argument("--models", default="", help="released names, or name=folder")
-    parser.add_argument("--codecs", default="", help=f"separated by semicolons: {'; '.join(QUALITIES)}")
+    parser.add_argument(
+        "--codecs", default="", help=f"separated by semicolons, in colour or {'; '.join(LUMA)}"
+    )
     parser.add_argument("--dials", type=int, default=9)
     parser.add_argument("--max-images", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0)
@@ -150,7 +141,9 @@ def main() -> None:
     ]
     codecs = [name.strip() for name in options.codecs.split(";") if name.strip()]
     calls += [
-        partial(file_points, choose("codec", name, QUALITIES), path) for name in codecs for path in paths
+        partial(file_points, choose("codec", name, [*LUMA, *names()]), path)
+        for name in codecs
+        for path in paths
     ]
     measured = side_by_side(
         calls, options.workers, lambda done, total: print(f"{done} of {total}", end="\r", file=sys.stderr)
@@ -168,18 +161,10 @@ def main() -> None:
             atomic_write(options.out / f"{name}.csv", to_csv(table))
             print_table(table)
     path = options.out / "run.json"  # one entry a run, since points may come from several
-    runs = json.loads(path.read_text("utf-8"))["runs"] if path.exists() else []
+    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    record |= {"data_hash": images.digest, "images": len(paths)}
     about = {"systems": sorted({call.args[0] for call in calls}), "dials": options.dials, **provenance()}
-    about["command"] = re.sub(r"(?<=[ '=])/\S*/", "", about["command"])  # this machine's folders
-    record = {
-        "data_hash": images.digest,
-        "images": len(paths),
-        "commit": about["commit"],
-        "runs": [*runs, about],
-    }
-    record["dirty"] = any(run["dirty"] for run in record["runs"])
-    record["files"] = {file.name: sha256(file) for file in sorted(options.out.glob("*.csv"))}
-    atomic_write(path, json.dumps(record, indent=2) + "\n")
+    curves.write_record(options.out, record, about)
 
 
 if __name__ == "__main__":

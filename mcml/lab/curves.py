@@ -64,7 +64,7 @@ def picture_curve(
         return points[quality]["bpp"]
 
     middle = len(codec.qualities) // 2
-    for quality in reversed(codec.qualities[:middle]):
+    for quality in reversed(codec.qualities[: middle + 1]):
         if bpp(quality) <= min(rates):
             break
     for quality in codec.qualities[middle:]:
@@ -142,7 +142,8 @@ def extend(
     pictures = at_equal_bytes(write(), rates)
     means, saved = mean_of(pictures), savings(pictures)
     for name, table in (("means", means), ("bd_rate", saved)):
-        atomic_write(folder / f"{name}.csv", to_csv(as_rows(table)))
+        if len(table):  # without an anchor there are no differences
+            atomic_write(folder / f"{name}.csv", to_csv(as_rows(table)))
     write_record(folder, record, run | {"seconds": round(time.perf_counter() - began, 1)})
     return means, saved
 

@@ -290,24 +290,20 @@ def pictures_at_rates(
 
 
 def at_rates(
-    rows: Sequence[Mapping[str, Any]], rates: Sequence[float], columns: Sequence[str], rate_column: str
-) -> list[dict[str, Any]]:
+    rows: Sequence[Mapping[str, Any]], rates: Sequence[float], columns: Sequence[str], rate_column: str, *,
+    smooth: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Read systems at equal rates, each picture on its own curve: means over pictures.
 
     Args:
-        rows, rates, columns, rate_column: see `pictures_at_rates`.
+        rows, rates, columns, rate_column, smooth: see `pictures_at_rates`.
 
     Returns:
         A row a system and rate: system, rate, the columns, images, and `extended`: how many of the
         pictures' curves end before the rate and were continued by a straight line.
     """
-    return mean_of_pictures(pictures_at_rates(rows, rates, columns, rate_column), columns)
-
-
-def mean_of_pictures(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the means over pictures of what `pictures_at_rates` read, as `at_rates` does."""
     groups, table = dict[tuple[str, float], list[Mapping[str, Any]]](), []
-    for row in rows:
+    for row in pictures_at_rates(rows, rates, columns, rate_column, smooth=smooth):
         groups.setdefault((row["system"], row["rate"]), []).append(row)
     for (system, rate), own in groups.items():
         means = {c: float(np.mean([row[c] for row in own])) for c in columns}

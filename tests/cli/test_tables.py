@@ -223,6 +223,40 @@ def test_rate_out_of_reach_is_an_error_after_the_table_with_the_others_is_writte
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 5
 
 
+def test_evaluate_at_equal_bytes_adds_codecs_to_a_folder_and_says_where_curves_end(
+    mcml, photo_folder, tmp_path
+):
+    words = ["evaluate", "photos", "--out", "new/curves", "--at-bpp", "1,0.4,0.01", "--workers", 1]
+    assert mcml(*words, "--codecs", "webp").returncode == 0
+    result = mcml(*words, "--codecs", "jpeg2000,webp")
+    assert result.returncode == 0, result.stderr
+    assert files_of(tmp_path / "new/curves") == ["bd_rate.csv", "means.csv", "points.csv", "run.json"]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [tuple(line[:2]) for line in lines[1:7]] == [
+        (name, rate) for name in ("webp", "jpeg2000") for rate in ("0.010", "0.400", "1.000")
+    ]
+    assert lines[7] == ["codec", "anchor", "column", "bd_rate_percent", "overlap", "images"]
+    assert "note: webp: at 0.01 bpp the curves of 2 of 2 pictures end before: left blank" in result.stderr
+    assert strict((tmp_path / "new/curves/run.json").read_text())["runs"][1]["rates_bpp"] == [0.01, 0.4, 1]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("", "give --csv for a table of files or --out for a folder of curves, one of them"),
+        (
+            "--csv t.csv --out t",
+            "give --csv for a table of files or --out for a folder of curves, one of them",
+        ),
+        ("--out t --bpp 0.3", "--bpp goes with --csv, --at-bpp with --out"),
+        ("--csv t.csv --at-bpp 0.3", "--bpp goes with --csv, --at-bpp with --out"),
+        ("--out t --at-bpp 0", "bpp list '0': expected rates above 0"),
+    ],
+)
+def test_a_table_of_files_and_a_folder_of_curves_are_asked_for_apart(mcml, photo_folder, words, said):
+    failed(mcml("evaluate", "photos", "--codecs", "webp", *words.split()), 2, said)
+
+
 # ------------------------------------------------------------------------------------ data
 
 

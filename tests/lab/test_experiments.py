@@ -149,6 +149,15 @@ def test_at_rate_is_linear_in_log_rate_and_nan_outside():
         assert experiments.at_rate(rows, rate, "psnr", "bpp", extend=True) == pytest.approx(value)
 
 
+def test_cubics_read_a_bent_curve_of_few_points_and_leave_out_what_is_infinite():
+    rows = [{"bpp": bpp, "psnr": math.log(bpp) ** 2} for bpp in (1.0, 2.0, 4.0, 8.0)]
+    straight, cubic = (experiments.at_rate(rows, 3.0, "psnr", "bpp", smooth=s) for s in (False, True))
+    assert abs(cubic - math.log(3) ** 2) < 0.2 * abs(straight - math.log(3) ** 2)
+    lossless = [*rows, {"bpp": 9.0, "psnr": math.inf}]
+    assert experiments.at_rate(lossless, 3.0, "psnr", "bpp", smooth=True) == cubic
+    assert math.isnan(experiments.at_rate(lossless[-1:], 9.0, "psnr", "bpp"))
+
+
 def test_systems_at_equal_rates_are_means_of_each_pictures_own_curve():
     points = {"a": ((0.1, 26.0), (0.4, 30.0)), "b": ((0.1, 30.0), (0.2, 33.0), (0.4, 34.0))}
     rows = [

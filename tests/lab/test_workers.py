@@ -27,10 +27,11 @@ def about(number):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_are_in_order_and_each_call_has_one_thread(three_threads, workers):
-    ticks = []
-    rows = side_by_side([partial(about, n) for n in range(5)], workers, lambda *tick: ticks.append(tick))
+    ticks, kept = [], []
+    calls = [partial(about, n) for n in range(5)]
+    rows = side_by_side(calls, workers, lambda *tick: ticks.append((*tick, len(kept))), kept.append)
     assert [row[:2] for row in rows] == [(n, 1) for n in range(5)]
-    assert ticks == [(n, 5) for n in range(1, 6)]
+    assert kept == rows and ticks == [(n, 5, n) for n in range(1, 6)]
     assert ({row[2] for row in rows} == {os.getpid()}) == (workers == 1)
     assert torch.get_num_threads() == 3
     assert side_by_side([], workers) == []
