@@ -16,7 +16,6 @@ from mcml.codec.container import DIGEST_BYTES, Header
 from mcml.codec.prior import Expected, StreamPrior
 from mcml.codec.tiles import FULL, Encoded
 
-HYPER_MAX = 32  # of the hyperprior's symbols
 Symbols = dict[str, np.ndarray]  # by stream, (h, w, n) int16
 
 
@@ -162,7 +161,7 @@ class LatentCoder:
                 symbols[key] = np.zeros((*header.grid, own.n), np.int16)
             if own.hyper:
                 found = prior.read_symbols(own.hyper_given(*extent), reader)
-                if np.abs(found).max() > HYPER_MAX:
+                if np.abs(found).max() > prior.HYPER_MAX:
                     raise CorruptStreamError("a chunk's symbols lie beyond what an encoder writes")
                 hyper = found.reshape(own.hyper_shape(*extent)).astype(np.int8)
                 sha.update(hyper.tobytes())

@@ -17,8 +17,8 @@ from mcml.base.errors import DataError, UnsupportedStreamError, UsageError
 from mcml.codec import container
 from mcml.codec.classical import QualityRange
 from mcml.codec.container import Header
-from mcml.codec.latents import HYPER_MAX, LatentCoder, Latents, Symbols
-from mcml.codec.prior import StreamPrior, dial_of
+from mcml.codec.latents import LatentCoder, Latents, Symbols
+from mcml.codec.prior import HYPER_MAX, StreamPrior, dial_of
 from mcml.codec.tiles import FULL, Analysis, Codes, Encoded, TileCoder
 from mcml.data.images import check_rgb8
 from mcml.model.model_files import (

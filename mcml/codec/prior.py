@@ -39,7 +39,7 @@ NEAR = sorted(((0, 0), *CROSS, *DIAGONAL))  # the 3 x 3 neighbourhood, row by ro
 LOWEST, SCALES = -4.5, 128  # scales are 2^(LOWEST + i / 8)
 FRACTIONS = 64  # of the mean, from its rounded value - 1/2
 MORE = 15
-SYMBOL_MAX = 32767
+SYMBOL_MAX, HYPER_MAX = 32767, 32  # of latents' symbols, of a hyperprior's
 
 
 # ------------------------------------------------------------------------------- tables
@@ -128,6 +128,7 @@ def expected(mean: np.ndarray, log_scale: np.ndarray) -> Expected:
     scale = np.floor((log_scale * 2.0**-LOG_BITS - LOWEST) * 8 + 0.5)
     fraction = np.floor((shifted - rounded) * FRACTIONS)
     row = np.clip(scale, 0, SCALES - 1).astype(np.int64)
+    rounded = np.clip(rounded, -SYMBOL_MAX, SYMBOL_MAX)  # so that no distance needs a longer escape
     return Expected(rounded, row, fraction.astype(np.int64), odds())
 
 
@@ -330,6 +331,8 @@ class StreamPrior:
                 np.asarray(tensors[f"hyperprior.{k}"], np.float64) for k in ("mean", "log_scale")
             )
             rounded, channels = np.floor(mean + 0.5), np.arange(len(mean))
+            if not np.abs(rounded).max() <= HYPER_MAX:
+                raise DataError("the hyperprior's means are beyond its symbols")
             table = odds_of(mean - rounded, np.clip(log_scale, -6, 8))
             self.hyper_expected = Expected(rounded, channels, np.ones_like(channels), table)
         elif "side.weight" in tensors:
@@ -400,7 +403,7 @@ class StreamPrior:
         """Return side features (h, w, width), from the hyperprior's symbols or earlier streams' `inputs`."""
         if self.hyper:
             rows, columns, _ = hyper.shape
-            x = (np.clip(hyper, -32, 32) * (1 << FEATURE_BITS)).astype(np.float32)
+            x = hyper * np.float32(1 << FEATURE_BITS)
             x = _shuffled(self.expand.features(_around(x)).reshape(rows, columns, -1))
             x = self.refine.features(x.reshape(4 * rows * columns, -1)).reshape(2 * rows, 2 * columns, -1)
             return _shuffled(x)[:height, :width]
