@@ -1,14 +1,21 @@
-"""MS-SSIM and the colour difference of sRGB tensors, in a form that training can differentiate.
+"""What a picture's loss is, in forms that can be differentiated: squared errors, MS-SSIM, colour difference.
 
-Both are computed in float32 (float64 for float64 input) from values in about 0..1, as `mcml.metrics`
+The last two are computed in float32 (float64 for float64 input) from values in about 0..1, as `mcml.metrics`
 defines them for 8-bit pictures, but unclipped and unrounded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mcml.model.settings import LossConfig
+
+# Of a stream's squared error in RGB's: mean squares of the columns of the matrix back to RGB.
+RGB_SHARES = {"Y": 1.0, "Cb": (0.344136**2 + 1.772**2) / 3, "Cr": (1.402**2 + 0.714136**2) / 3, "RGB": 1.0}
 
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 WINDOW, SIGMA = 11, 1.5
@@ -76,3 +83,26 @@ def _lab(rgb: Tensor) -> Tensor:
 def _compress(t: Tensor) -> Tensor:
     """CIELAB's cube root with its straight part near black."""
     return torch.where(t > LAB_LINEAR_END, t.clamp(min=LAB_LINEAR_END) ** (1 / 3), 7.787 * t + 16 / 116)
+
+
+DISTORTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # (B,), beside squared errors
+    "dissimilarity": lambda x, x_hat: 1 - ms_ssim(x, x_hat),
+    "color_difference": color_difference,
+}
+
+
+def mixed(errors: Tensor, seen: Mapping[str, Tensor], config: LossConfig) -> Tensor:
+    """Let other distortions S count beside squared errors D, by their relative change: all (B,).
+
+    With weights r of 1 for D and those of `config`, the gradient is D sum r (dS / S) / sum r: a weight says
+    how many percent of squared error one percent of another is worth, whatever the rate.
+
+    Args:
+        errors: weighted sums of the streams' squared errors.
+        seen: distortions by their names in `config`.
+        config: the weights.
+    """
+    relative, total = {name: getattr(config, name) for name in seen}, errors
+    for name, other in seen.items():
+        total = total + relative[name] * errors.detach() / (other.detach() + 1e-3) * other
+    return total / (1 + sum(relative.values()))

@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from mcml.base.errors import UsageError, choose
+from mcml.model.perceptual import RGB_SHARES, mixed
 from mcml.model.settings import LossConfig
 
 CHANNELS = {"Y": 1, "Cb": 1, "Cr": 1, "RGB": 3}  # streams and their planes
-
-# Of a stream's squared error in RGB's: mean squares of the columns of the matrix back to RGB.
-RGB_SHARES = {"Y": 1.0, "Cb": (0.344136**2 + 1.772**2) / 3, "Cr": (1.402**2 + 0.714136**2) / 3, "RGB": 1.0}
 
 
 class LossTerms(NamedTuple):
@@ -106,9 +104,7 @@ def rate_distortion_loss(
     Cb's and Cr's times gamma; R_b is bits a pixel. The power evens out what dials weigh: at the optimum,
     lmbda D and R shrink together as lmbda falls.
 
-    Other distortions S_b count by their relative change: with weights r of 1 for the squared errors and
-    those of `config`, D_b's gradient is D_b sum r (dS_b / S_b) / sum r. So a weight says how many percent
-    of squared error one percent of another is worth, whatever the rate.
+    Other distortions count beside D_b as `mixed` says.
 
     Args:
         x, x_hat: as in `multi_loss`.
@@ -122,13 +118,9 @@ def rate_distortion_loss(
     }
     weights = {key: RGB_SHARES[key] * (config.gamma if key in ("Cb", "Cr") else 1) for key in x}
     distortion = torch.stack([weights[key] * error for key, error in per_stream.items()]).sum(0)
-    relative = {name: getattr(config, name) for name in seen}
-    mixed, scale = distortion, 1 + sum(relative.values())
-    for name, other in seen.items():
-        mixed = mixed + relative[name] * distortion.detach() / (other.detach() + 1e-3) * other
     rate, evened = torch.stack(list(estimated_bpp.values())).sum(0), lmbda**-0.35
     weighted = (evened * rate).mean()
-    total = (evened * lmbda * mixed).mean() / scale + weighted
+    total = (evened * lmbda * mixed(distortion, seen, config)).mean() + weighted
     means = {key: error.mean() for key, error in per_stream.items()}
     return LossTerms(total, distortion.mean(), rate.mean(), weighted, means)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mcml.model.model import Model, ModelOutput
-from mcml.model.perceptual import color_difference, ms_ssim
+from mcml.model.perceptual import DISTORTIONS
 from mcml.model.settings import Recipe
 from mcml.training import threshold_start, transform_start
 from mcml.training.loss import LossTerms, multi_loss, rate_distortion_loss
@@ -25,10 +25,6 @@ from mcml.training.loss import LossTerms, multi_loss, rate_distortion_loss
 PLAIN_SLOPES = {"l1": (11.0, 1.0), "l2": (530.0, 2.3)}  # lambda(p) as threshold codes measure it
 Plan = dict[str, tuple[float, bool]]  # by part: rate before warm-up and cosine, and whether it learns
 Planes = dict[str, Tensor]
-DISTORTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # (B,), beside squared errors
-    "dissimilarity": lambda x, x_hat: 1 - ms_ssim(x, x_hat),
-    "color_difference": color_difference,
-}
 
 
 def planes_of(model: Model, rgb: Tensor, output: ModelOutput, keys: Sequence[str]) -> tuple[Planes, Planes]:
