@@ -244,10 +244,10 @@ class LearnedCodec:
 
         shown = None
         if chunks is not None:
-            shown = {key: np.zeros(header.grid, np.float32) for key in symbols}
+            shown, tiles = {key: np.zeros(header.grid, np.float32) for key in symbols}, header.tiles()
             for (_, tile, stream, _), _ in zip(header.order(), range(chunks), strict=False):
                 if stream < len(symbols):
-                    shown[self.coder.keys[stream]][header.tiles()[tile]] = 1
+                    shown[self.coder.keys[stream]][tiles[tile]] = 1
         keys = list(symbols) if len(symbols) == len(self.coder.keys) else list(symbols)[:1]
         if shown and len(keys) > 1:  # one colour plane alone would be a cast
             shown |= dict.fromkeys(keys[1:], shown[keys[-1]])
@@ -255,6 +255,9 @@ class LearnedCodec:
         image = np.empty((header.height, header.width, 3), np.uint8)
         for tile in replace(header, tile_px=max(header.tile_px, TILE_PX)).tiles():
             window, inside = _with_halo(tile, header.grid)
+            if shown and not shown[keys[0]][tile].any():
+                image[_pixels(tile)] = 128
+                continue
             codes = {key: self.coder.priors[key].latents(symbols[key][window], dials[key]) for key in keys}
             here = None if shown is None else {key: shown[key][window] for key in keys}
             own = {key: dial_of(dials[key]) for key in keys}

@@ -309,7 +309,7 @@ class StreamPrior:
         """Round a `ScalarStream`'s tensors, by their names there.
 
         Raises:
-            DataError: if one is missing or misshapen, or sums could pass 2^24.
+            DataError: if one is missing, or sums could pass 2^24.
         """
         try:
             self._build(tensors, steps)
@@ -423,7 +423,7 @@ class StreamPrior:
         places = [(slice(y, height, 2), slice(x, width, 2)) for y, x in LATTICES]
         shapes = [(len(range(y, height, 2)), len(range(x, width, 2))) for y, x in LATTICES]
         around = [np.zeros((*shape, 9 * self.n), np.float32) for shape in shapes]
-        width_near = len(self.plan[0][0].weight[0]) // 2  # features of a neighbourhood
+        width_near = self.plan[0][0].weight.shape[1] // 2  # features of a neighbourhood
         seen = [
             np.empty((len(x) * x.shape[1], width_near + (0 if side is None else side.shape[2])), np.float32)
             for x in around

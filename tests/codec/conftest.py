@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import tiny_codec
+from helpers import tiny_codec, tiny_scalar
 
 
 @pytest.fixture(scope="session")
@@ -10,10 +10,12 @@ def codecs(tmp_path_factory):
     """One codec a variant and settings, made when first asked for."""
     folder, made = tmp_path_factory.mktemp("models"), {}
 
-    def get(variant, **settings):
+    def get(variant, make=tiny_codec, **settings):
         key = " ".join([variant, *(f"{name}={value}" for name, value in settings.items())])
+        if make is tiny_scalar:
+            key = f"scalar_{key}"
         if key not in made:
-            made[key] = tiny_codec(folder / key, variant, **settings)
+            made[key] = make(folder / key, variant, **settings)
         return made[key]
 
     return get
@@ -23,6 +25,12 @@ def codecs(tmp_path_factory):
 def fusion(codecs):
     """The poster's codec, tiny."""
     return codecs("fusion")
+
+
+@pytest.fixture(scope="session")
+def latents(codecs):
+    """A codec of scalar latents, tiny."""
+    return codecs("fusion", tiny_scalar)
 
 
 @pytest.fixture(scope="session")
