@@ -145,8 +145,6 @@ class LatentCoder:
         if len(header.rates) != len(self.keys):
             counts = len(header.rates), len(self.keys)
             raise CorruptStreamError("the header names {} streams, the model has {}".format(*counts))
-        if header.version != container.LATENTS:
-            raise CorruptStreamError("the header is of a binary code, the model has scalar latents")
         if max(header.rates) > prior.DIALS:
             raise CorruptStreamError("the header holds a dial beyond the format's")
         if not chunks:

@@ -13,7 +13,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from mcml.base import STRIDE
-from mcml.base.errors import DataError, UnsupportedStreamError, UsageError
+from mcml.base.errors import CorruptStreamError, DataError, UnsupportedStreamError, UsageError
 from mcml.codec import container
 from mcml.codec.classical import QualityRange
 from mcml.codec.container import Header
@@ -203,6 +203,9 @@ class LearnedCodec:
             except UnsupportedStreamError:
                 other, here = f"model {header.model.hex()}", f"{self.name} is {self.identity.hex()}"
             raise UnsupportedStreamError(f"the file was written by {other}: {here}")
+        latents = header.version == container.LATENTS
+        if latents != self.scalar:
+            raise CorruptStreamError(f"the header is of {KINDS[latents]}, the model has {KINDS[self.scalar]}")
         if luma_only and "Y" not in self.coder.keys:
             raise UsageError(f"{self.name}: codes R, G and B together, so there is no luma to decode alone")
         header, chunks = container.read(data, partial=partial)

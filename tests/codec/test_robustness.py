@@ -13,22 +13,38 @@ from PIL import Image
 from mcml.base.errors import CorruptStreamError, UnsupportedStreamError
 from mcml.codec import container
 from mcml.codec.container import read_header
+from mcml.codec.prior import DIALS
 
 REFUSALS = (CorruptStreamError, UnsupportedStreamError)
-OPTIONS = {"uniform": {}, "adaptive": {"adaptive": True, "layers": 3}}
+CASES = {  # rows, quality and options
+    "uniform": (40, 80, {}),
+    "adaptive": (40, 80, {"adaptive": True, "layers": 3}),
+    "latents": (72, 35, {"tile_px": 64}),
+}
 
 
-@pytest.fixture(scope="module", params=OPTIONS)
-def whole(request, fusion, crop):
-    """A file of 48 x 40 pixels and what it decodes to."""
-    data = fusion.encode(crop[:40, :48], 80, **OPTIONS[request.param])
-    return data, fusion.decode(data)
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    return request.param
 
 
-def refusal(fusion, data, picture=None, **options):
+@pytest.fixture(scope="module")
+def codec(case, fusion, latents):
+    return latents if case == "latents" else fusion
+
+
+@pytest.fixture(scope="module")
+def whole(case, codec, crop):
+    """A file of 48 pixels' width, of latents in two tiles, and what it decodes to."""
+    rows, quality, options = CASES[case]
+    data = codec.encode(crop[:rows, :48], quality, **options)
+    return data, codec.decode(data)
+
+
+def refusal(codec, data, picture=None, **options):
     """Return why a file is refused; one that decodes must decode to the undamaged picture."""
     try:
-        image = fusion.decode(data, **options)
+        image = codec.decode(data, **options)
     except REFUSALS as error:
         text = str(error)
         assert 10 < len(text) < 300 and "\n" not in text and not text.endswith(".") and "Error" not in text
@@ -50,13 +66,13 @@ def replaced(parts, number, *new):
     return [*parts[:number], *new, *parts[number + 1 :]]
 
 
-def test_every_flip_of_a_single_bit_and_every_truncation_is_refused(fusion, whole):
+def test_every_flip_of_a_single_bit_and_every_truncation_is_refused(codec, whole):
     data, _ = whole
     for place, damaged in [*flips(data), *((cut, data[:cut]) for cut in range(len(data)))]:
-        assert refusal(fusion, damaged), place
+        assert refusal(codec, damaged), place
 
 
-def test_partial_reading_of_flipped_files_is_refused_or_gives_the_chunks_of_a_prefix(fusion, whole):
+def test_partial_reading_of_flipped_files_is_refused_or_gives_the_chunks_of_a_prefix(codec, whole):
     """And those, whichever they are, to the picture of that prefix."""
     data, _ = whole
     header, chunks = container.read(data)
@@ -70,13 +86,13 @@ def test_partial_reading_of_flipped_files_is_refused_or_gives_the_chunks_of_a_pr
         if len(parts) not in prefixes:  # once each
             prefixes.add(len(parts))
             cut, shows = container.write(header, parts), header.shows(len(parts))
-            picture = fusion.decode(cut, partial=True) if shows else None
-            assert bool(refusal(fusion, damaged, picture, partial=True)) != shows
+            picture = codec.decode(cut, partial=True) if shows else None
+            assert bool(refusal(codec, damaged, picture, partial=True)) != shows
     assert prefixes == set(range(len(chunks)))
 
 
 @pytest.mark.parametrize("kind", ["overwritten", "removed", "inserted", "zeroed", "swapped"])
-def test_random_damage_to_many_bytes_is_refused(fusion, whole, kind):
+def test_random_damage_to_many_bytes_is_refused(codec, whole, kind):
     data, picture = whole
     rng = np.random.default_rng(sum(map(ord, kind)))
     for _ in range(800):
@@ -91,10 +107,10 @@ def test_random_damage_to_many_bytes_is_refused(fusion, whole, kind):
             "swapped": taken[half:] + taken[:half],
         }[kind]  # fmt: skip
         damaged = data[:begin] + put + data[end:]
-        assert bool(refusal(fusion, damaged, picture)) == (damaged != data), begin
+        assert bool(refusal(codec, damaged, picture)) == (damaged != data), begin
 
 
-def test_swapped_and_repeated_and_missing_chunks_are_refused(fusion, whole):
+def test_swapped_and_repeated_and_missing_chunks_are_refused(codec, whole):
     """By the checksums, or, where these are put right, for what the chunks decode to."""
     data, picture = whole
     header, chunks = container.read(data)
@@ -106,32 +122,32 @@ def test_swapped_and_repeated_and_missing_chunks_are_refused(fusion, whole):
     for i, j in itertools.permutations(range(len(spans)), 2):
         moved = replaced(spans, i, spans[j])
         for changed in (moved, replaced(moved, j, spans[i])):
-            assert changed == spans or "checksum differs" in refusal(fusion, front + b"".join(changed)), (
+            assert changed == spans or "checksum differs" in refusal(codec, front + b"".join(changed)), (
                 i,
                 j,
             )
         if i < j and chunks[i] != chunks[j]:
             moved = replaced(replaced(chunks, i, chunks[j]), j, chunks[i])
-            assert refusal(fusion, container.write(header, moved), picture), (i, j)
+            assert refusal(codec, container.write(header, moved), picture), (i, j)
     for i, span in enumerate(spans):
         for changed in (replaced(spans, i), replaced(spans, i, span, span)):
-            assert refusal(fusion, front + b"".join(changed)), i
+            assert refusal(codec, front + b"".join(changed)), i
 
 
-def test_chunks_of_random_bytes_with_valid_checksums_are_refused(fusion, whole):
+def test_chunks_of_random_bytes_with_valid_checksums_are_refused(codec, whole):
     data, picture = whole
     header, chunks = container.read(data)
     rng = np.random.default_rng(4)
     for _ in range(150):
         forged = [rng.bytes(int(rng.integers(0, 2 * len(chunk) + 8))).rstrip(b"\0") for chunk in chunks]
-        assert refusal(fusion, container.write(header, forged), picture)
+        assert refusal(codec, container.write(header, forged), picture)
         which = int(rng.integers(len(chunks)))
         length = len(chunks[which]) + int(rng.integers(-2, 3) * (len(chunks[which]) > 3))
         forged = replaced(chunks, which, rng.bytes(length))
-        assert forged == chunks or refusal(fusion, container.write(header, forged), picture)
+        assert forged == chunks or refusal(codec, container.write(header, forged), picture)
 
 
-def test_flipped_bits_of_chunks_with_valid_checksums_are_refused(fusion, whole):
+def test_flipped_bits_of_chunks_with_valid_checksums_are_refused(codec, whole):
     """What the checksums cannot tell, the range coder, the chunk's length or the digest does.
 
     Bits of a chunk's last word that decide nothing may differ: then it is the same picture.
@@ -144,23 +160,23 @@ def test_flipped_bits_of_chunks_with_valid_checksums_are_refused(fusion, whole):
             damaged = bytearray(chunk)
             damaged[position] ^= 1 << (position * 5 + number) % 8
             forged = container.write(header, replaced(chunks, number, bytes(damaged)))
-            text = refusal(fusion, forged, picture)
+            text = refusal(codec, forged, picture)
             assert text or position >= len(chunk) - 4, (number, position)
             accepted += not text
     assert accepted <= 2 * len(chunks)
     for bit in range(32):
         digest = (int.from_bytes(header.digest) ^ 1 << bit).to_bytes(4)
-        text = refusal(fusion, container.write(replace(header, digest=digest), chunks))
+        text = refusal(codec, container.write(replace(header, digest=digest), chunks))
         assert text == "the decoded integers differ from those that were encoded"
 
 
-def test_chunks_longer_than_their_symbols_are_refused(fusion, whole):
+def test_chunks_longer_than_their_symbols_are_refused(codec, whole):
     data, picture = whole
     header, chunks = container.read(data)
     for number, chunk in enumerate(chunks):
         for more in (b"\x01", b"\0", b"\xff" * 12, b"\0" * 20 + b"\x01"):
             forged = container.write(header, replaced(chunks, number, chunk + more))
-            text = refusal(fusion, forged, picture)
+            text = refusal(codec, forged, picture)
             assert text or more == b"\x01", (number, more)  # within the last word, it decides nothing
 
 
@@ -175,24 +191,26 @@ def test_chunks_longer_than_their_symbols_are_refused(fusion, whole):
     ids=str,
 )  # fmt: skip
 def test_other_headers_with_valid_checksums_are_refused_unless_the_picture_is_merely_cropped(
-    fusion, whole, changes
+    codec, whole, changes
 ):
     """Within the last square of 8 x 8 nobody can tell: the integers are the same, and it is the picture."""
     data, picture = whole
     header, chunks = container.read(data)
     forged = replace(header, **changes)
     file = container.write(forged, (chunks * 300)[: forged.chunk_count()])
-    assert refusal(fusion, file, picture[:, :47]) or changes == {"width": 47}
+    assert refusal(codec, file, picture[:, :47]) or changes == {"width": 47}
 
 
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("tile", range(6))
-def test_the_largest_headers_without_their_chunks_take_neither_time_nor_memory(fusion, whole, tile, partial):
+def test_the_largest_headers_without_their_chunks_take_neither_time_nor_memory(codec, whole, tile, partial):
     header, _ = container.read(whole[0])
+    layers = 1 if header.version == container.LATENTS else 255
     for width, height in [(16384, 16384), (65535, 4096), (4096, 65535)]:
-        forged = replace(header, width=width, height=height, tile_px=64 << tile, layers=255)
+        forged = replace(header, width=width, height=height, tile_px=64 << tile, layers=layers)
         for chunks in ([], [b""], [b"\x01"]):
-            assert refusal(fusion, container.write(forged, chunks), partial=partial)
+            if not (partial and forged.shows(len(chunks))):  # else a picture that was cut after a tile
+                assert refusal(codec, container.write(forged, chunks), partial=partial)
 
 
 @pytest.mark.parametrize("adaptive, low", [(False, 256 * 4 + 1), (True, 5)])
@@ -203,6 +221,29 @@ def test_rates_beyond_the_levels_are_refused(fusion, crop, adaptive, low):
             rates = tuple(rate if i == stream else r for i, r in enumerate(header.rates))
             text = refusal(fusion, container.write(replace(header, rates=rates), chunks))
             assert text == "the header holds a rate beyond the model's levels"
+
+
+def test_dials_beyond_the_formats_are_refused(latents, crop):
+    header, chunks = container.read(latents.encode(crop[:16, :24], 100))
+    assert header.rates == (DIALS,) * 3
+    for dial, stream in itertools.product((DIALS + 1, 65535), range(3)):
+        rates = replaced(header.rates, stream, dial)
+        text = refusal(latents, container.write(replace(header, rates=tuple(rates)), chunks))
+        assert text == "the header holds a dial beyond the format's"
+
+
+def test_files_whose_version_or_model_is_of_the_other_kind_are_refused(fusion, latents, codec, whole):
+    """The version, the model's identity, or both, with checksums put right."""
+    header, chunks = container.read(whole[0])
+    others = {fusion: latents, latents: fusion}
+    version = container.BITS + container.LATENTS - header.version
+    plain = {"adaptive": False, "layers": 1}
+    for by, changes in ((codec, {"version": version, **plain}), (others[codec], {}),
+                        (others[codec], {"version": version, **plain})):  # fmt: skip
+        forged = replace(header, model=by.identity, **changes)
+        file = container.write(forged, (chunks * 9)[: forged.chunk_count()])
+        text = refusal(by, file)
+        assert text.startswith("the header is of ") or (by is not codec and "version" in changes)
 
 
 def foreign():
@@ -229,9 +270,9 @@ def test_files_of_other_formats_are_refused_as_such(fusion, partial):
             read_header(data)
 
 
-def test_random_bytes_behind_a_valid_front_are_refused(fusion, whole):
+def test_random_bytes_behind_a_valid_front_are_refused(codec, whole):
     data, _ = whole
     rng = np.random.default_rng(8)
     for front in (b"MCML\x01", data[:10], data[:18], data[:28], data[:60]):
         for _ in range(200):
-            assert refusal(fusion, front + rng.bytes(int(rng.integers(0, 200))))
+            assert refusal(codec, front + rng.bytes(int(rng.integers(0, 200))))
