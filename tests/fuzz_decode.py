@@ -28,40 +28,45 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 import atheris
 
 with atheris.instrument_imports(include=["mcml.codec"]):
-    from mcml.codec import container, learned  # noqa: F401  (and all that it imports)
+    from mcml.codec import container, learned  # and all that it imports
 
 import numpy as np
 import torch
-from helpers import tiny_codec
+from helpers import tiny_codec, tiny_scalar
 
 from mcml.base.errors import CorruptStreamError, UnsupportedStreamError
+from mcml.codec.prior import DIALS
 
 REPAIRED, PARTIAL, LUMA_ONLY, FIRST_LAYER, FUSION, FITTING = 0x03, 0x04, 0x08, 0x10, 0x20, 0x40
+SCALAR = 0x80
 MOST_PX = 48  # of a repaired file's sides
 SLOW_S = 2.0  # an input that takes longer is a crash
 SPARE_BYTES = 1 << 30  # address space beyond what the empty program takes
 SEGMENT = 30_000  # inputs a process: atheris' own tracing keeps about 15 KB of each
 SIZES = {"width": 4, "code_channels": 4, "levels": 3}
 SMALL = {f"model.{stream}.{name}": value for stream in ("luma", "color") for name, value in SIZES.items()}
+NARROW = {f"model.{stream}.prior_width": 4 for stream in ("luma", "color")}
 
 
-def repair(data: bytes, model: bytes, tops: list[int], fitting: bool) -> bytes:
+def repair(data: bytes, codec: learned.LearnedCodec, fitting: bool) -> bytes:
     """Return a file that passes as far as its integers: identity, size, rates if fitting, checksums."""
-    front = bytearray(data[:18].ljust(18, b"\0"))
-    front[:6] = b"MCML\x01" + bytes([front[5] & 0x1F | 0x20 * (len(tops) == 3)])
+    front, streams = bytearray(data[:18].ljust(18, b"\0")), len(codec.coder.keys)
+    version, kept = (container.LATENTS, 0x07) if codec.scalar else (container.BITS, 0x1F)
+    front[:6] = b"MCML" + bytes([version, front[5] & kept | 0x20 * (streams == 3)])
     width, height = struct.unpack_from("<HH", front, 6)
     struct.pack_into("<HH", front, 6, 1 + (width - 1) % MOST_PX, 1 + (height - 1) % MOST_PX)
-    front[10:18] = model
+    front[10:18] = codec.identity
     layered, adaptive = bool(front[5] & container.LAYERED), bool(front[5] & container.ADAPTIVE)
     width, rate = (1, "B") if adaptive else (2, "<H")
-    end = 18 + layered + width * len(tops) + container.DIGEST_BYTES
+    end = 18 + layered + width * streams + container.DIGEST_BYTES
     rest = bytearray(data[18:end].ljust(end - 18, b"\0"))
     if fitting:
         if layered:
             rest[0] = 2 + rest[0] % 4
-        for at, top in zip(range(layered, end, width), tops, strict=False):
+        for at, key in zip(range(layered, end, width), codec.coder.keys, strict=False):
             (value,) = struct.unpack_from(rate, rest, at)
-            struct.pack_into(rate, rest, at, value % (1 + (top if adaptive else 256 * top)))
+            most = DIALS if codec.scalar else codec.coder.tops[key] * (1 if adaptive else 256)
+            struct.pack_into(rate, rest, at, value % (1 + most))
     out = bytes(front + rest)
     crc, position = zlib.crc32(out), end
     while position < len(data):
@@ -80,7 +85,11 @@ class Target:
 
     def __init__(self, folder: Path, runs: int) -> None:
         (folder / "models").mkdir(exist_ok=True)
-        self.codecs = [tiny_codec(folder / "models" / name, name, **SMALL) for name in ("luma", "fusion")]
+        names = ("luma", "fusion")
+        self.codecs = [tiny_codec(folder / "models" / name, name, **SMALL) for name in names]
+        self.codecs += [
+            tiny_scalar(folder / "models" / f"scalar_{name}", name, **SMALL, **NARROW) for name in names
+        ]
         self.kept, self.runs, self.ends, self.slowest = folder / "crashes", runs, float("inf"), 0.0
         self.counts = Counter()  # reached: all chunks whole, so that the range coder saw them
 
@@ -93,9 +102,12 @@ class Target:
         kinds = product(range(len(self.codecs)), sizes, (False, True), (1, 2))
         for number, (which, size, adaptive, layers) in enumerate(kinds):
             image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-            data = self.codecs[which].encode(image, 75, adaptive=adaptive, layers=layers)
+            codec = self.codecs[which]
+            options = {} if codec.scalar else {"adaptive": adaptive, "layers": layers}
+            data = codec.encode(image, 30 + 20 * layers + 25 * adaptive, **options)
             for switch in switches:
-                (folder / f"{number:02}-{switch:02x}").write_bytes(bytes([FUSION * which | switch]) + data)
+                switch |= FUSION * (which % 2) | SCALAR * codec.scalar
+                (folder / f"{number:02}-{switch:02x}").write_bytes(bytes([switch]) + data)
 
     def __call__(self, data: bytes) -> None:
         """Decode one input, keep one that crashes; leave the program when runs or seconds are spent."""
@@ -122,15 +134,16 @@ class Target:
     def decode(self, data: bytes) -> str:
         """Return what became of an input: "corrupt", "unsupported" or "decoded"."""
         switches, data = data[0] if data else 0, data[1:]
-        codec = self.codecs[bool(switches & FUSION)]
+        codec = self.codecs[bool(switches & FUSION) + 2 * bool(switches & SCALAR)]
         if not switches & REPAIRED:
-            data = repair(data, codec.identity, list(codec.coder.tops.values()), bool(switches & FITTING))
+            data = repair(data, codec, bool(switches & FITTING))
         partial, luma_only = bool(switches & PARTIAL), bool(switches & LUMA_ONLY)
         layers = 1 if switches & FIRST_LAYER else None
         try:
             header, chunks = container.read(data, partial=partial)
             self.counts["reached"] += 1
-            if header.width * header.height <= MOST_PX**2:  # raw files: of models that are not here, too
+            latents = header.version == container.LATENTS
+            if header.width * header.height <= MOST_PX**2 and latents == codec.scalar:  # of any model
                 codec.coder.read(header, chunks, luma_only=luma_only, layers=layers)
             image = codec.decode(data, partial=partial, luma_only=luma_only, layers=layers)
         except (CorruptStreamError, UnsupportedStreamError) as error:
