@@ -26,6 +26,7 @@ from mcml.codec.order import CROSS, DIAGONAL, ONE
 
 FEATURE_BITS, LOG_BITS, DIAL_BITS = 6, 12, 10
 MEAN_BITS, INVERSE_BITS = 16, 20  # of means, and of 1 / gain
+LN_2 = 0.6931471805599453  # numpy's logarithm may differ in its last bit
 EXACT = 2**24  # whole numbers up to it are exact in float32
 ANCHOR_DIALS = 1024  # dials from one anchor of gains to the next
 BELOW, ABOVE = 2, 3  # anchors beyond those that were trained
@@ -317,7 +318,7 @@ class StreamPrior:
             raise DataError(f"the model's prior is not that of a scalar stream ({error!r})") from error
 
     def _build(self, tensors: Mapping[str, np.ndarray], steps: int) -> None:
-        log_gain = np.round(np.asarray(tensors["log_gain"], np.float64) * ((1 << LOG_BITS) / np.log(2)))
+        log_gain = np.round(np.asarray(tensors["log_gain"], np.float64) * ((1 << LOG_BITS) / LN_2))
         further = ANCHOR_LOG_GAIN * np.arange(1.0, 4.0)[:, None]
         below, above = log_gain[:1] - further[BELOW - 1 :: -1], log_gain[-1:] + further[:ABOVE]
         self.log_gain, self.n = np.concatenate([below, log_gain, above]), log_gain.shape[1]
@@ -350,7 +351,7 @@ class StreamPrior:
             for step in range(steps)
         ]
         per_natural = np.ones(2 * self.n)
-        per_natural[self.n :] /= np.log(2)  # networks give natural logarithms of scales
+        per_natural[self.n :] /= LN_2  # networks give natural logarithms of scales
         self.plan = []  # by step: (mix, dial's weights, by lattice (near, last, own channels))
         for step in range(steps):
             weight, bias = _taps(tensors, f"prior.mix.{step}")

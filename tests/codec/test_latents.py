@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import reference_decoder
 from helpers import tiny_scalar
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from mcml.base.errors import CorruptStreamError, UsageError
 from mcml.codec import container, prior
 from mcml.codec.container import LATENTS
-from mcml.codec.interface import bits_per_pixel, encode_at_bpp
+from mcml.codec.interface import bits_per_pixel, encode_at_bpp, get_codec
 from mcml.codec.prior import dial_of
 from mcml.codec.transforms import synthesis_transform
 from mcml.data.sets import image_set
@@ -189,6 +190,28 @@ def test_the_digest_is_of_the_symbols(latents, crop):
     with pytest.raises(CorruptStreamError, match="the decoded integers differ"):
         latents.decode(file)
     latents.decode(file, luma_only=True)
+
+
+TWO_STEPS = {"model.luma.prior_steps": 2, "model.color.prior_steps": 2}
+
+
+@pytest.mark.parametrize(
+    "extra, quality", [({}, 40), ({}, 100), (ALONE | TWO_STEPS, 60)], ids=["", "escapes", "hyperpriors"]
+)
+def test_a_decoder_written_from_the_format_page_gives_the_same_symbols(codecs, crop, extra, quality):
+    assert_reference(codecs("fusion", tiny_scalar, **extra), crop, quality)
+
+
+def test_it_does_on_a_released_model_too(crop):
+    assert_reference(get_codec("scalar_fusion"), crop[:40, :56], 60)
+
+
+def assert_reference(codec, image, quality):
+    data = codec.encode(image, quality, tile_px=64)
+    tensors = [{k: v.numpy() for k, v in of.state_dict().items()} for of in codec.model.streams.values()]
+    found = reference_decoder.decode(data, tensors, codec.config["model"]["luma"]["prior_steps"])
+    for of, wanted in zip(found, symbols(codec, data)[1].values(), strict=True):
+        np.testing.assert_array_equal(of, wanted)
 
 
 # ------------------------------------------------------------------------------ tiles and machines
