@@ -142,9 +142,9 @@ class Target:
         try:
             header, chunks = container.read(data, partial=partial)
             self.counts["reached"] += 1
-            latents = header.version == container.LATENTS
-            if header.width * header.height <= MOST_PX**2 and latents == codec.scalar:  # of any model
-                codec.coder.read(header, chunks, luma_only=luma_only, layers=layers)
+            small, own = header.width * header.height <= MOST_PX**2, header.model == codec.identity
+            if small and not own and (header.version == container.LATENTS) == codec.scalar:
+                codec.coder.read(header, chunks, luma_only=luma_only, layers=layers)  # as decode would
             image = codec.decode(data, partial=partial, luma_only=luma_only, layers=layers)
         except (CorruptStreamError, UnsupportedStreamError) as error:
             text = str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,12 @@ OPTIONS = {False: ("adaptive", "layers"), True: ("color_share", "rounding")}  # 
 KINDS = {False: "binary codes", True: "scalar latents"}
 
 
+_threads = cache(ThreadpoolController)  # which looks through all libraries, 2 ms
+
+
 def one_thread() -> Any:
     """Return a context with one BLAS thread: entropy coding's small products only lose time with more."""
-    return ThreadpoolController().limit(limits=1, user_api="blas")
+    return _threads().limit(limits=1, user_api="blas")
 
 
 @dataclass

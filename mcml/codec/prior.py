@@ -450,6 +450,8 @@ class StreamPrior:
             where = [(*place, own) for place, (*_, own) in zip(places, row, strict=True)]
 
             def take(symbols: np.ndarray, step: int = step, where: list[Place] = where) -> None:
+                if step + 1 == len(self.plan):
+                    return  # nobody looks
                 parts, begin = [], 0
                 for shape, (_, _, own) in zip(shapes, where, strict=True):
                     end = begin + shape[0] * shape[1] * len(own)
