@@ -29,6 +29,10 @@ def add_commands(commands: Any) -> None:
     add("-o", "--output", default="", help="file, or folder for several; else beside each image as .mcml")
     add("--adaptive", action="store_true", help="send importance maps: bits where they are needed")
     add("--layers", type=number(int, 1, 255), default=1, help="parts, each refining those before it (1)")
+    share = "points of quality that colour has beyond luma's (what the model's card names); scalar models"
+    add("--color-share", type=number(float, -100, 100), metavar="POINTS", help=share)
+    effort = "high: search for what decodes best, minutes a megapixel; scalar models (normal)"
+    add("--effort", choices=("normal", "high"), default="normal", help=effort)
     add("--no-metrics", action="store_true", help="do not decode and measure")
     add("--overwrite", action="store_true", help="replace existing files")
 
@@ -50,9 +54,10 @@ def compress(options: argparse.Namespace) -> None:
 
     mcml compress photo.png --bpp 0.3
     mcml compress 'photos/*.png' -o compressed/ --rate 40
+    mcml compress photo.png --model scalar_fusion --effort high
     """
     from mcml.codec.interface import bits_per_pixel, encode_at_bpp
-    from mcml.codec.learned import LearnedCodec
+    from mcml.codec.learned import OPTIONS, LearnedCodec
     from mcml.data.images import EXTENSIONS, read_image
     from mcml.metrics import distortion
 
@@ -64,12 +69,24 @@ def compress(options: argparse.Namespace) -> None:
     codec = LearnedCodec(options.model)
     if options.adaptive and not codec.coder.has_maps:
         raise UsageError(f"--adaptive: {codec.name} has no importance maps")
+    own = {"adaptive": options.adaptive, "layers": options.layers, "color_share": options.color_share}
+    own = {name: value for name, value in own.items() if name in OPTIONS[codec.scalar]}
+    if not codec.scalar and (options.color_share is not None or options.effort == "high"):
+        raise UsageError(f"--color-share and --effort: {codec.name} codes bits; they are for scalar latents")
+    if codec.scalar and options.layers > 1:
+        raise UsageError(f"--layers: {codec.name} has scalar latents, which come in one")
 
-    def work(source: Path, made: Path) -> tuple[dict[str, Any], str]:
+    def work(source: Path, made: Path, progress: Callable[[float], None]) -> tuple[dict[str, Any], str]:
         _ = codec.model  # loaded now: it counts to no image's seconds
         image, note = read_image(source), ""
         began = time.perf_counter()
-        encode = codec.encoder(image, adaptive=options.adaptive, layers=options.layers)
+        if options.effort == "high":
+            from mcml.codec.search import refined_encoder
+
+            wanted = {"quality": options.rate, "target_bpp": options.bpp or 0.3}
+            encode = refined_encoder(codec, image, **wanted, **own, progress=progress)
+        else:
+            encode = codec.encoder(image, **own)
         nearest, quality = None, options.rate
         if quality is None:
             nearest = encode_at_bpp(codec, image, options.bpp or 0.3, encoder=encode)
@@ -115,7 +132,7 @@ def decompress(options: argparse.Namespace) -> None:
     pairs = pair_outputs(list(headers), options, ".png", ".decoded.png")
     codec_for = cache(lambda model: LearnedCodec(options.model or name_of(model)))
 
-    def work(source: Path, made: Path) -> tuple[dict[str, Any], str]:
+    def work(source: Path, made: Path, _: Callable[[float], None]) -> tuple[dict[str, Any], str]:
         data, header, note = read_bytes(source), headers[source], ""
         codec = codec_for(header.model)
         _ = codec.model  # loaded now: it counts to no file's seconds
@@ -230,18 +247,26 @@ def pair_outputs(
 def _each(
     options: argparse.Namespace,
     pairs: Sequence[tuple[Path, Path]],
-    work: Callable[[Path, Path], tuple[dict[str, Any], str]],
+    work: Callable[[Path, Path, Callable[[float], None]], tuple[dict[str, Any], str]],
 ) -> None:
-    """Do the work on each pair, which returns a table's row and a note; go on where one fails."""
+    """Do the work on each pair, which returns a table's row and a note; go on where one fails.
+
+    Work that takes long calls what it is given with the share that is done.
+    """
     for made in {made.parent: made for _, made in pairs}.values():
         check_writable(made)
     rows: list[dict[str, Any]] = []
     try:
         with Progress(options.run.__name__) as progress:
             for done, (source, made) in enumerate(pairs):
-                progress.update(done / len(pairs), f"{done + 1} of {len(pairs)}: {shown(source)}")
+                text = f"{done + 1} of {len(pairs)}: {shown(source)}"
+
+                def show(share: float, done: int = done, text: str = text) -> None:
+                    progress.update((done + share) / len(pairs), text)
+
+                show(0)
                 try:
-                    row, note = work(source, made)
+                    row, note = work(source, made, show)
                     rows.append(row)
                     if note:
                         progress.say(f"note: {shown(source)}: {note}")

@@ -88,7 +88,7 @@ class LatentCoder:
             for tile in header.tiles():
                 writer, hyper = Writer(), None
                 if own.hyper:
-                    hyper = analysis.hyper[key][_hyper(tile)]
+                    hyper = analysis.hyper[key][hyper_of(tile)]
                     given = own.hyper_given(*_extent(tile))
                     prior.write_symbols(hyper.reshape(-1).astype(np.float64), given, writer)
                     encoded.ideal_bits[f"{key} hyper"] += writer.bits
@@ -185,7 +185,7 @@ def _extent(tile: tuple[slice, slice]) -> tuple[int, int]:
     return rows.stop - rows.start, columns.stop - columns.start
 
 
-def _hyper(tile: tuple[slice, slice]) -> tuple[slice, ...]:
+def hyper_of(tile: tuple[slice, slice]) -> tuple[slice, ...]:
     """Return a tile's place among the hyperprior's symbols; tiles begin at multiples of 8 positions."""
     return tuple(slice(s.start // 4, -(-s.stop // 4)) for s in tile)
 

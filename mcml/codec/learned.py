@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 TILE_PX = 1024
 HALO = 16  # positions (128 pixels) beyond a tile's edges that its networks see
-ENCODER_HALO = 4  # of encoders' windows; a multiple of the hyperprior's stride
 QUALITIES = (8.0, 15.0, 25.0, 40.0, 60.0, 85.0)
 SCALAR_QUALITIES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
 OPTIONS = {False: ("adaptive", "layers"), True: ("color_share", "rounding")}  # of `pack`, by whether scalar
@@ -80,8 +78,6 @@ class LearnedCodec:
         self.quality_range = QualityRange(0.0, FULL, "real")
         self.config = read_config(self.folder)
         self.scalar = is_scalar(self.config)
-        self.encoder_settings = dict(self.config.get("encoder", {}))  # no matter to decoders
-        self.window = self.encoder_settings.pop("window_px", 0)
         self.qualities = SCALAR_QUALITIES if self.scalar else QUALITIES
         if not self.scalar:  # a damaged entropy coder is told now
             self.coder = TileCoder(self.config["model"], entropy_tensors(self.folder))
@@ -93,7 +89,7 @@ class LearnedCodec:
         for key, stream in self.model.streams.items():
             tensors = {name: value.cpu().numpy() for name, value in stream.state_dict().items()}
             priors[key] = StreamPrior(tensors, stream.config.prior_steps)
-        return LatentCoder(priors, **self.encoder_settings)
+        return LatentCoder(priors, **self.config.get("encoder", {}))
 
     @cached_property
     def model(self) -> Model:
@@ -133,12 +129,10 @@ class LearnedCodec:
         began = time.perf_counter()
         image = np.ascontiguousarray(check_rgb8(image))
         analysis = (Latents if self.scalar else Analysis)(image.shape[:2], tile_px)
-        header = self._header(analysis)
-        for tile in self._encoder_tiles(header):
-            window, inside = _with_halo(
-                tile, header.grid, ENCODER_HALO if self.window else HALO, self.window // STRIDE
-            )
-            pixels = image[_pixels(window)]
+        header = self.header(analysis)
+        for tile in header.tiles():
+            window, inside = with_halo(tile, header.grid)
+            pixels = image[pixels_of(window)]
             if self.scalar:
                 small = tuple(slice(s.start // 4, -(-s.stop // 4)) for s in inside)
                 for key, (latents, z) in latent_transform(self.model, pixels).items():
@@ -152,20 +146,6 @@ class LearnedCodec:
                     _put(analysis.logits, key, header.grid, tile, logits[inside])
         analysis.seconds = time.perf_counter() - began
         return analysis
-
-    def _encoder_tiles(self, header: Header) -> list[tuple[slice, slice]]:
-        """Return the places whose codes the encoders give at once, each with a halo.
-
-        Encoders trained on small patches see their borders from everywhere; far from any, in large pictures,
-        their latents drift, which cost 4 to 17 % of the bits. So they get windows of their patches' size.
-        """
-        if not self.window:
-            return header.tiles()
-        side, (rows, columns) = self.window // STRIDE - 2 * ENCODER_HALO, header.grid
-        return [
-            (slice(y, min(y + side, rows)), slice(x, min(x + side, columns)))
-            for y, x in product(range(0, rows, side), range(0, columns, side))
-        ]
 
     def pack(self, analysis: Analysis | Latents, quality: float, **options: Any) -> Encoded:
         """Entropy-code an analysis.
@@ -185,13 +165,14 @@ class LearnedCodec:
         for name in options.keys() - (OPTIONS[self.scalar]):
             raise UsageError(f"{self.name}: has no option {name}; it is of {KINDS[not self.scalar]}")
         began = time.perf_counter()
-        header = self._header(analysis, **{k: options.pop(k) for k in OPTIONS[False] if k in options})
+        header = self.header(analysis, **{k: options.pop(k) for k in OPTIONS[False] if k in options})
         with one_thread():
             encoded = self.coder.write(header, analysis, quality, **options)
         encoded.seconds = {"networks": analysis.seconds, "entropy": time.perf_counter() - began}
         return encoded
 
-    def _header(self, analysis: Analysis, **options: Any) -> Header:
+    def header(self, analysis: Analysis | Latents, **options: Any) -> Header:
+        """Return an analysis' header, with `adaptive` and `layers` of `pack`, still without dials."""
         height, width = analysis.size
         return Header(
             width=width, height=height, tile_px=analysis.tile_px, model=self.identity,
@@ -251,13 +232,13 @@ class LearnedCodec:
         keys = list(codes) if len(codes) == len(self.coder.keys) else list(codes)[:1]  # luma alone is grey
         image = np.empty((header.height, header.width, 3), np.uint8)
         for tile in replace(header, tile_px=max(header.tile_px, TILE_PX)).tiles():
-            window, inside = _with_halo(tile, header.grid)
+            window, inside = with_halo(tile, header.grid)
             masked = {}
             for key in keys:
                 packed, opened = (of[window] for of in codes[key])
                 sign = 2 * np.unpackbits(packed, axis=-1, count=self.coder.coders[key].n).astype(np.int8) - 1
                 masked[key] = sign * (self.coder.channel_groups(key) <= opened[..., None])
-            place, pixels = image[_pixels(tile)], synthesis_transform(self.model, masked)[_pixels(inside)]
+            place, pixels = image[pixels_of(tile)], synthesis_transform(self.model, masked)[pixels_of(inside)]
             place[:] = pixels[: len(place), : place.shape[1]]
         return image
 
@@ -280,15 +261,15 @@ class LearnedCodec:
         dials = dict(zip(self.coder.keys, header.rates, strict=True))
         image = np.empty((header.height, header.width, 3), np.uint8)
         for tile in replace(header, tile_px=max(header.tile_px, TILE_PX)).tiles():
-            window, inside = _with_halo(tile, header.grid)
+            window, inside = with_halo(tile, header.grid)
             if shown and not shown[keys[0]][tile].any():
-                image[_pixels(tile)] = 128
+                image[pixels_of(tile)] = 128
                 continue
             codes = {key: self.coder.priors[key].latents(symbols[key][window], dials[key]) for key in keys}
             here = None if shown is None else {key: shown[key][window] for key in keys}
             own = {key: dial_of(dials[key]) for key in keys}
-            pixels = synthesis_transform(self.model, codes, own, here)[_pixels(inside)]
-            place = image[_pixels(tile)]
+            pixels = synthesis_transform(self.model, codes, own, here)[pixels_of(inside)]
+            place = image[pixels_of(tile)]
             place[:] = pixels[: len(place), : place.shape[1]]
         return image
 
@@ -304,20 +285,17 @@ def _put(
     into[key][y : y + values.shape[0], x : x + values.shape[1]] = values
 
 
-def _with_halo(
-    tile: tuple[slice, slice], grid: tuple[int, int], halo: int = HALO, least: int = 0
+def with_halo(
+    tile: tuple[slice, slice], grid: tuple[int, int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return a tile with the positions around it that its networks see, and the tile's place in that.
-
-    At the grid's edges too these are `least` a side, if there are so many; they begin at a multiple of 4.
-    """
-    begins = [max(0, min(s.start - halo, -(-(n - least) // 4) * 4)) for s, n in zip(tile, grid, strict=True)]
+    """Return a tile with the positions around it that its networks see, and the tile's place in that."""
     window = tuple(
-        slice(b, min(n, max(s.stop + halo, b + least))) for b, s, n in zip(begins, tile, grid, strict=True)
+        slice(max(0, s.start - HALO), min(n, s.stop + HALO)) for s, n in zip(tile, grid, strict=True)
     )
     inside = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(tile, window, strict=True))
     return window, inside
 
 
-def _pixels(part: tuple[slice, ...]) -> tuple[slice, ...]:
+def pixels_of(part: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Return the pixels of positions."""
     return tuple(slice(s.start * STRIDE, s.stop * STRIDE) for s in part)

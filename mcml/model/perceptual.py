@@ -19,6 +19,7 @@ RGB_SHARES = {"Y": 1.0, "Cb": (0.344136**2 + 1.772**2) / 3, "Cr": (1.402**2 + 0.
 
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 WINDOW, SIGMA = 11, 1.5
+MS_SIDE_PX = WINDOW * 2 ** (len(MS_WEIGHTS) - 1)  # of the smallest pictures that have an MS-SSIM
 C1, C2 = 0.01**2, 0.03**2
 
 RGB_TO_XYZ = (  # IEC 61966-2-1, each row over the white point's D65
@@ -31,7 +32,7 @@ EPSILON = 1e-4  # under roots, whose slope at 0 would be infinite: equal colours
 
 
 def ms_ssim(rgb: Tensor, rgb_hat: Tensor) -> Tensor:
-    """Return MS-SSIM (B,) of (B, C, H, W), sides of 161 or more: five scales, mean over the channels."""
+    """Return MS-SSIM (B,) of (B, C, H, W), sides from `MS_SIDE_PX`: five scales, mean over channels."""
     taps = torch.arange(WINDOW, device=rgb.device, dtype=rgb.dtype) - WINDOW // 2
     kernel = torch.exp(-taps.square() / (2 * SIGMA**2))
     kernel = (kernel / kernel.sum()).view(1, 1, WINDOW, 1)

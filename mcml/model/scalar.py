@@ -70,7 +70,8 @@ def bounded(x: Tensor) -> Tensor:
     return functional.hardtanh(x, 0.0, LARGEST)  # clamp's values; its backward pass is one operation
 
 
-def _input(x: Tensor) -> Tensor:
+def bounded_input(x: Tensor) -> Tensor:
+    """Keep what the prior's networks see within twice `LARGEST`."""
     return functional.hardtanh(x, -2 * LARGEST, 2 * LARGEST)
 
 
@@ -96,13 +97,17 @@ class Hyperprior(nn.Module):
         """Return features (B, width, h, w) and bits (B,) for latents (B, n, h, w); noise: `noise_shapes`."""
         z = self.analysis(latents).float()
         symbols = z.round() if noise is None else z + noise
-        spent = logistic_bits(symbols, self.mean.view(1, -1, 1, 1), self.log_scale.view(1, -1, 1, 1))
         features = self.synthesis(round_through(z))
-        return features[..., : latents.shape[-2], : latents.shape[-1]], spent.sum((1, 2, 3))
+        return features[..., : latents.shape[-2], : latents.shape[-1]], self.bits(symbols)
+
+    def bits(self, symbols: Tensor) -> Tensor:
+        """Return the ideal bits (B,) of symbols (B, 32, h / 4, w / 4), whole or with noise."""
+        spent = logistic_bits(symbols, self.mean.view(1, -1, 1, 1), self.log_scale.view(1, -1, 1, 1))
+        return spent.sum((1, 2, 3))
 
     def synthesis(self, symbols: Tensor) -> Tensor:
         """Map whole numbers (B, 32, h / 4, w / 4) to features (B, width, h, w), sides multiples of 4."""
-        x = bounded(functional.pixel_shuffle(self.expand(_input(symbols)), 2))
+        x = bounded(functional.pixel_shuffle(self.expand(bounded_input(symbols)), 2))
         return bounded(functional.pixel_shuffle(self.refine(x), 2))
 
 
@@ -134,7 +139,7 @@ class QuadtreePrior(nn.Module):
         From the latents as decoders know them (B, n, h, w), side features (B, width, h, w) and dials (B,).
         """
         step_of = self.step_of(*code.shape[-2:])
-        code = _input(code)
+        code = bounded_input(code)
         always = dial.view(-1, 1, 1, 1).expand(-1, 1, *code.shape[-2:])
         if side is not None:
             always = torch.cat([side, always.to(side.dtype)], 1)
@@ -217,7 +222,7 @@ class ScalarStream(nn.Module):
             if self.hyperprior is not None:
                 side, spent = self.hyperprior(latents, noise.get("hyperprior"))
             elif self.side is not None:
-                side = bounded(self.side(_input(torch.cat(known, 1))))
+                side = bounded(self.side(bounded_input(torch.cat(known, 1))))
             mean, log_scale = self.prior(code, side, dial)
             symbols = scaled + noise["latents"] if noise else rounded
             bits = logistic_bits(symbols, mean * gain, log_scale + gain.log())
