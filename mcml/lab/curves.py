@@ -152,7 +152,10 @@ def _settings(codec_name: str) -> str:
     """Return what tells a codec's files from those of the same codec as it was: its model, or its options."""
     codec = codecs.get_codec(codec_name)
     model = getattr(codec, "identity", None)
-    return f"model {model.hex()}" if model else str(codec.options)
+    if model is None:
+        return str(codec.options)
+    encoder = codec.config.get("encoder")
+    return f"model {model.hex()}" + (f", encoder {json.dumps(encoder)}" if encoder else "")
 
 
 def write_record(folder: Path, record: Mapping[str, Any], run: Mapping[str, Any]) -> None:
