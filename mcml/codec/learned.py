@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 TILE_PX = 1024
 HALO = 16  # positions (128 pixels) beyond a tile's edges that its networks see
-ENCODER_HALO = 4  # of encoders' windows; a multiple of the hyperprior's stride
 QUALITIES = (8.0, 15.0, 25.0, 40.0, 60.0, 85.0)
 SCALAR_QUALITIES = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
 OPTIONS = {False: ("adaptive", "layers"), True: ("color_share", "rounding")}  # of `pack`, by whether scalar
@@ -81,7 +79,7 @@ class LearnedCodec:
         self.config = read_config(self.folder)
         self.scalar = is_scalar(self.config)
         self.encoder_settings = dict(self.config.get("encoder", {}))  # no matter to decoders
-        self.window = self.encoder_settings.pop("window_px", 0)
+        self.encoder_settings.pop("window_px", None)  # which the networks have
         self.qualities = SCALAR_QUALITIES if self.scalar else QUALITIES
         if not self.scalar:  # a damaged entropy coder is told now
             self.coder = TileCoder(self.config["model"], entropy_tensors(self.folder))
@@ -134,10 +132,8 @@ class LearnedCodec:
         image = np.ascontiguousarray(check_rgb8(image))
         analysis = (Latents if self.scalar else Analysis)(image.shape[:2], tile_px)
         header = self.header(analysis)
-        for tile in self._encoder_tiles(header):
-            window, inside = with_halo(
-                tile, header.grid, ENCODER_HALO if self.window else HALO, self.window // STRIDE
-            )
+        for tile in header.tiles():
+            window, inside = with_halo(tile, header.grid)
             pixels = image[pixels_of(window)]
             if self.scalar:
                 small = tuple(slice(s.start // 4, -(-s.stop // 4)) for s in inside)
@@ -152,20 +148,6 @@ class LearnedCodec:
                     _put(analysis.logits, key, header.grid, tile, logits[inside])
         analysis.seconds = time.perf_counter() - began
         return analysis
-
-    def _encoder_tiles(self, header: Header) -> list[tuple[slice, slice]]:
-        """Return the places whose codes the encoders give at once, each with a halo.
-
-        Encoders trained on small patches see their borders from everywhere; far from any, in large pictures,
-        their latents drift, which cost 4 to 17 % of the bits. So they get windows of their patches' size.
-        """
-        if not self.window:
-            return header.tiles()
-        side, (rows, columns) = self.window // STRIDE - 2 * ENCODER_HALO, header.grid
-        return [
-            (slice(y, min(y + side, rows)), slice(x, min(x + side, columns)))
-            for y, x in product(range(0, rows, side), range(0, columns, side))
-        ]
 
     def pack(self, analysis: Analysis | Latents, quality: float, **options: Any) -> Encoded:
         """Entropy-code an analysis.
@@ -306,15 +288,11 @@ def _put(
 
 
 def with_halo(
-    tile: tuple[slice, slice], grid: tuple[int, int], halo: int = HALO, least: int = 0
+    tile: tuple[slice, slice], grid: tuple[int, int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return a tile with the positions around it that its networks see, and the tile's place in that.
-
-    At the grid's edges too these are `least` a side, if there are so many; they begin at a multiple of 4.
-    """
-    begins = [max(0, min(s.start - halo, -(-(n - least) // 4) * 4)) for s, n in zip(tile, grid, strict=True)]
+    """Return a tile with the positions around it that its networks see, and the tile's place in that."""
     window = tuple(
-        slice(b, min(n, max(s.stop + halo, b + least))) for b, s, n in zip(begins, tile, grid, strict=True)
+        slice(max(0, s.start - HALO), min(n, s.stop + HALO)) for s, n in zip(tile, grid, strict=True)
     )
     inside = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(tile, window, strict=True))
     return window, inside

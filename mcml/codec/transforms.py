@@ -39,7 +39,7 @@ def latent_transform(model: Model, image: np.ndarray) -> dict[str, tuple[np.ndar
     rgb = pad_to_multiple(to_tensor(image), STRIDE)[0].to(model.rate_slope.device)
     for key, plane in model.planes(rgb).items():
         stream = model.streams[key]
-        latents = stream.encoder(plane)[1]
+        latents = stream.analysis(plane)
         z = None if stream.hyperprior is None else stream.hyperprior.analysis(latents)
         found[key] = tuple(None if t is None else t[0].permute(1, 2, 0).cpu().numpy() for t in (latents, z))
     return found

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mcml.base import STRIDE
 from mcml.model.networks import Decoder, Encoder, FusionDecoder
 from mcml.model.settings import StreamConfig
 
@@ -25,6 +27,7 @@ ANCHORS = 8  # dials that have gains of their own; between them gains are interp
 LMBDA = (0.0002, 0.05)  # at dial 0 and 1: weight of squared errors in grey levels against bits a pixel
 ORDER = ((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1))  # step of a group (row) at a lattice
 HYPER_CHANNELS, HYPER_STRIDE = 32, 4
+WINDOW_HALO = 4  # positions of an encoder's window beyond those that are taken from it
 LARGEST = 16.0  # of the prior's features; of its inputs twice that
 LOG_SCALES = (-6.0, 8.0)
 
@@ -159,6 +162,7 @@ class ScalarStream(nn.Module):
         """Build; the decoder sees `luma` latents if there are any, the prior `known` ones or a hyperprior."""
         super().__init__()
         self.config, n = config, config.code_channels
+        self.window = 0  # side in positions; 0: pictures as a whole
         size = channels, config.width, n, config.groups, config.blocks
         self.encoder = Encoder(*size, quantizer="scalar")
         self.log_gain = nn.Parameter(torch.zeros(ANCHORS, n))
@@ -188,6 +192,35 @@ class ScalarStream(nn.Module):
         others = {id(p) for part in parts.values() for p in part}
         return parts | {"prior": [p for p in self.parameters() if id(p) not in others]}
 
+    def analysis(self, plane: Tensor) -> Tensor:
+        """Map a plane (B, C, 8 h, 8 w) to latents (B, n, h, w), by windows if there are any, before gains.
+
+        Encoders trained on small patches see their borders from everywhere. Far from any, in large pictures,
+        their latents drift, which costs 4 to 17 % of the bits: so they get windows of their patches' size.
+        """
+        height, width = (side // STRIDE for side in plane.shape[-2:])
+        if not self.window or max(height, width) <= self.window:
+            return self.encoder(plane)[1]
+        latents = plane.new_empty(len(plane), self.config.code_channels, height, width)
+        for (y, rows), (x, columns) in product(*(self._windows(side) for side in (height, width))):
+            pixels = (slice(STRIDE * s.start, STRIDE * s.stop) for s in (y, x))
+            found = self.encoder(plane[(..., *pixels)])[1]
+            latents[..., rows, columns] = found[
+                ...,
+                rows.start - y.start : rows.stop - y.start,
+                columns.start - x.start : columns.stop - x.start,
+            ]
+        return latents
+
+    def _windows(self, side: int) -> list[tuple[slice, slice]]:
+        """Return windows of so many positions, and what is taken from each."""
+        step, found = self.window - 2 * WINDOW_HALO, []
+        for start in range(0, side, step):
+            begin, stop = max(0, min(start - WINDOW_HALO, side - self.window)), min(start + step, side)
+            end = min(side, max(stop + WINDOW_HALO, begin + self.window))
+            found.append((slice(begin, end), slice(start, stop)))
+        return found
+
     def encoder_learns(self) -> bool:
         """Return whether any weight before the rounding is being trained."""
         return self.log_gain.requires_grad or any(p.requires_grad for p in self.encoder.parameters())
@@ -211,7 +244,7 @@ class ScalarStream(nn.Module):
         rounded latents in any case, with the identity's gradient.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_learns()):
-            latents, gain = self.encoder(plane)[1], self.gain(dial)
+            latents, gain = self.analysis(plane), self.gain(dial)
             scaled = latents * gain
             rounded = round_through(scaled)
         code = rounded / gain

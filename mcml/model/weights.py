@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mcml.base import STRIDE
 from mcml.base.errors import DataError, UsageError
 from mcml.base.files import replace_folder
 from mcml.model import model_files
@@ -172,6 +173,8 @@ def load(folder: Path | str, device: str | torch.device = "cpu") -> Model:
     load_into(model, with_steps(tensors), str(path))
     if "identity" in content and identity(model, model_files.entropy_tensors(path)) != content["identity"]:
         raise DataError(f"{path}: weights and identity disagree: the folder's files are not of one model")
+    for stream in model.streams.values():
+        stream.window = content.get("encoder", {}).get("window_px", 0) // STRIDE
     return model.to(device).eval()
 
 
