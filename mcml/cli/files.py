@@ -24,12 +24,13 @@ def add_commands(commands: Any) -> None:
     add = add_command(commands, compress)
     add("words", nargs="+", metavar="IMAGE", help="files, folders of them, or patterns as 'photos/*.png'")
     add("--bpp", type=number(float, 1e-4, 24), help="bits per pixel to hit; 0.3 if --rate is not given")
-    add("--rate", type=number(float, 0, 100), help="percentage of luma's groups to send, instead of --bpp")
-    add("--model", default="fusion", help="a released model, or a model's folder (fusion)")
+    add("--rate", type=number(float, 0, 100), help="the dial, 0 to 100, instead of --bpp")
+    add("--model", default="scalar_fusion", help="a released model, or its folder (scalar_fusion)")
     add("-o", "--output", default="", help="file, or folder for several; else beside each image as .mcml")
-    add("--adaptive", action="store_true", help="send importance maps: bits where they are needed")
-    add("--layers", type=number(int, 1, 255), default=1, help="parts, each refining those before it (1)")
-    share = "points of quality that colour has beyond luma's (what the model's card names); scalar models"
+    add("--adaptive", action="store_true", help="send importance maps (--model fusion)")
+    layers = "parts, each refining those before it (1; --model fusion)"
+    add("--layers", type=number(int, 1, 255), default=1, help=layers)
+    share = "points of the dial that colour has beyond luma's (as its card says); scalar models"
     add("--color-share", type=number(float, -100, 100), metavar="POINTS", help=share)
     effort = "high: search for what decodes best, minutes a megapixel; scalar models (normal)"
     add("--effort", choices=("normal", "high"), default="normal", help=effort)
@@ -54,7 +55,8 @@ def compress(options: argparse.Namespace) -> None:
 
     mcml compress photo.png --bpp 0.3
     mcml compress 'photos/*.png' -o compressed/ --rate 40
-    mcml compress photo.png --model scalar_fusion --effort high
+    mcml compress photo.png --effort high
+    mcml compress photo.png --model fusion --layers 4
     """
     from mcml.codec.interface import bits_per_pixel, encode_at_bpp
     from mcml.codec.learned import OPTIONS, LearnedCodec
@@ -68,13 +70,13 @@ def compress(options: argparse.Namespace) -> None:
     pairs = pair_outputs(find_inputs(options, EXTENSIONS, "image"), options, SUFFIX)
     codec = LearnedCodec(options.model)
     if options.adaptive and not codec.coder.has_maps:
-        raise UsageError(f"--adaptive: {codec.name} has no importance maps")
+        raise UsageError(f"--adaptive: {codec.name} has no importance maps, as --model fusion has")
     own = {"adaptive": options.adaptive, "layers": options.layers, "color_share": options.color_share}
     own = {name: value for name, value in own.items() if name in OPTIONS[codec.scalar]}
     if not codec.scalar and (options.color_share is not None or options.effort == "high"):
         raise UsageError(f"--color-share and --effort: {codec.name} codes bits; they are for scalar latents")
     if codec.scalar and options.layers > 1:
-        raise UsageError(f"--layers: {codec.name} has scalar latents, which come in one")
+        raise UsageError(f"--layers: {codec.name} codes latents in one part: --model fusion has layers")
 
     def work(source: Path, made: Path, progress: Callable[[float], None]) -> tuple[dict[str, Any], str]:
         _ = codec.model  # loaded now: it counts to no image's seconds
@@ -118,7 +120,7 @@ def decompress(options: argparse.Namespace) -> None:
     mcml decompress compressed/ -o decoded/
     mcml decompress cut.mcml --partial
     """
-    from mcml.codec.container import Header, read, read_header
+    from mcml.codec.container import LATENTS, Header, read, read_header
     from mcml.codec.learned import LearnedCodec
     from mcml.data.images import write_png
     from mcml.model.model_files import name_of
@@ -148,7 +150,9 @@ def decompress(options: argparse.Namespace) -> None:
             raise CorruptStreamError(f"{error}; --partial decodes what is whole before it") from error
         if decoded.layers < min(header.layers, options.layers or header.layers):
             note = f"cut short or damaged: {decoded.layers} of {header.layers} layers are whole"
-            if not decoded.layers and not options.luma_only:
+            if header.version == LATENTS:
+                note = "cut short or damaged: grey where the colour of a tile is missing, or all of it"
+            elif not decoded.layers and not options.luma_only:
                 note += "; grey, for of the first only luma is"
         write_png(made, decoded.image)
         row = {

@@ -28,16 +28,23 @@ def fusion():
 
 
 @pytest.fixture(scope="module")
+def scalar():
+    """What compresses unless told otherwise."""
+    return LearnedCodec("scalar_fusion")
+
+
+@pytest.fixture(scope="module")
 def crop(astronaut):
     """Lines 16 to 80 of a face: 96 x 64 pixels."""
     return np.ascontiguousarray(astronaut[16:80, 40:136])
 
 
 @pytest.fixture(scope="module")
-def files(fusion, crop):
+def files(fusion, scalar, crop):
     """One picture's files of each kind."""
     return {
-        "default": codec.encode_at_bpp(fusion, crop, 0.3).data,
+        "default": codec.encode_at_bpp(scalar, crop, 0.3).data,
+        "shared": scalar.encode(crop, 40, color_share=-10),
         "uniform": fusion.encode(crop, 60),
         "adaptive": fusion.encode(crop, 60, adaptive=True),
         "layered": fusion.encode(crop, 60, layers=3),
@@ -66,10 +73,10 @@ def table(result, code=0):
 # --------------------------------------------------------------------------------- compress
 
 
-def test_compress_and_decompress_are_the_codec_and_the_table_its_measures(mcml, folder, tmp_path, fusion):
+def test_compress_and_decompress_are_the_codec_and_the_table_its_measures(mcml, folder, tmp_path, scalar):
     (row,) = table(mcml("compress", "photos/one.png", "--bpp", "0.25"))
     image, data = read_image(folder / "one.png"), (folder / "one.mcml").read_bytes()
-    nearest, decoded = codec.encode_at_bpp(fusion, image, 0.25), fusion.decode(data)
+    nearest, decoded = codec.encode_at_bpp(scalar, image, 0.25), scalar.decode(data)
     assert nearest.reached and data == nearest.data
     assert list(row) == ["image", "size", "bytes", "bpp", "quality", *MEASURES, "seconds"]
     assert float(row.pop("seconds")) > 0
@@ -90,9 +97,10 @@ def test_compress_and_decompress_are_the_codec_and_the_table_its_measures(mcml, 
     "options, kind",
     [
         ([], "default"),
-        (["--rate", 60], "uniform"),
-        (["--rate", 60, "--adaptive"], "adaptive"),
-        (["--rate", 60, "--layers", 3], "layered"),
+        (["--rate", 40, "--color-share", -10], "shared"),
+        (["--model", "fusion", "--rate", 60], "uniform"),
+        (["--model", "fusion", "--rate", 60, "--adaptive"], "adaptive"),
+        (["--model", "fusion", "--rate", 60, "--layers", 3], "layered"),
     ],
 )
 def test_rate_and_options_reach_the_encoder(mcml, folder, files, tmp_path, options, kind):
@@ -117,7 +125,8 @@ def test_target_out_of_reach_gives_the_nearest_file_and_says_why(mcml, crop, tmp
     Image.fromarray(tiny).save(tmp_path / "tiny.png")
     encode = fusion.encoder(tiny)
     sizes = sorted({len(encode(quality)) for quality in np.linspace(0, 100, 101)})
-    result = mcml("compress", "tiny.png", "--bpp", 24, "--no-metrics")
+    options = ["--no-metrics", "--model", "fusion"]
+    result = mcml("compress", "tiny.png", "--bpp", 24, *options)
     nearest = codec.encode_at_bpp(fusion, tiny, 24)
     assert result.returncode == 0 and len(nearest.data) == sizes[-1] < 24 * 8
     assert (tmp_path / "tiny.mcml").read_bytes() == nearest.data
@@ -127,7 +136,7 @@ def test_target_out_of_reach_gives_the_nearest_file_and_says_why(mcml, crop, tmp
     gap = max(range(len(sizes) - 1), key=lambda i: sizes[i + 1] / sizes[i])
     assert sizes[gap + 1] / sizes[gap] > 1.05
     between = (sizes[gap] + sizes[gap + 1]) / 2 / 8
-    result = mcml("compress", "tiny.png", "--bpp", between, "--no-metrics", "--overwrite")
+    result = mcml("compress", "tiny.png", "--bpp", between, *options, "--overwrite")
     assert result.returncode == 0
     assert sizes[gap] <= len((tmp_path / "tiny.mcml").read_bytes()) <= sizes[gap + 1]
     assert result.stderr.startswith("note: tiny.png: fusion: nearest to")
@@ -257,12 +266,23 @@ def test_pictures_without_one_right_reading_are_refused_and_the_others_compresse
         assert line.startswith("mcml: ") and words in line
 
 
-def test_a_picture_is_compressed_as_a_viewer_shows_it(mcml, crop, tmp_path, fusion):
+def test_a_picture_is_compressed_as_a_viewer_shows_it(mcml, crop, tmp_path, scalar):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.fromarray(crop).save(tmp_path / "turned.png", exif=exif)
     assert table(mcml("compress", "turned.png", *BRIEFLY))[0]["size"] == "64x96"
-    assert (tmp_path / "turned.mcml").read_bytes() == fusion.encode(np.rot90(crop, -1).copy(), 5)
+    assert (tmp_path / "turned.mcml").read_bytes() == scalar.encode(np.rot90(crop, -1).copy(), 5)
+
+
+def test_a_cut_file_of_latents_shows_what_is_whole_and_says_so(mcml, crop, tmp_path, scalar, files):
+    (tmp_path / "cut.mcml").write_bytes(files["default"][:-9])
+    result = mcml("decompress", "cut.mcml")
+    failed(result, 1, "cut.mcml: the file ends within chunk 3", "--partial decodes what is whole before it")
+    result = mcml("decompress", "cut.mcml", "--partial")
+    assert result.returncode == 0 and "grey where the colour of a tile is missing" in result.stderr
+    back = read_image(tmp_path / "cut.decoded.png")
+    np.testing.assert_array_equal(back, scalar.decode(files["default"], luma_only=True))
+    assert back.shape == crop.shape
 
 
 def test_tiny_pictures_come_back_in_their_size(mcml, crop, tmp_path):
