@@ -4,7 +4,7 @@ Settings are stated here once. Pillow leaves JPEG 2000's colour transform off un
 ``mct=1`` is given, which costs about 2 dB; its AVIF encoder cuts the picture into as many
 tiles as there are threads, so it is given one thread: files are then equal everywhere.
 AVIF is libaom at speed 2, the honest preset to compare with; at speed 6, Pillow's own (names
-with ``_speed6``), it takes a tenth of the time and needs some 10 % more bytes.
+with ``_speed6``), it takes a tenth of the time and needs 13 % (PSNR) to 16 % (CIEDE2000) more bytes on Kodak.
 """
 
 from __future__ import annotations
