@@ -224,13 +224,13 @@ class Stream:
                     for c, mean, spread in zip(own, means.values(mixed), spreads.values(mixed), strict=True):
                         mean = min(max(mean, -(1 << 21)), 1 << 21) * self.gain[c] + (1 << 27)
                         rounded, fraction = mean >> 28, (mean >> 22) & 63
-                        # in units of 2^-12; the table's row is the nearest eighth above -4.5
-                        row = min(max(shifted(shifted(spread, -4) + self.log_gain[c] + 18432, -9), 0), 127)
+                        # in units of 2^-12; the table's row is the nearest eighth above -8.5
+                        row = min(max(shifted(shifted(spread, -4) + self.log_gain[c] + 34816, -9), 0), 159)
                         with localcontext(prec=40):
-                            scale = Decimal(2) ** (Decimal(row) / 8 - Decimal("4.5"))
+                            scale = Decimal(2) ** (Decimal(row) / 8 - Decimal("8.5"))
                         rest = Decimal(2 * fraction + 1) / 128 - Decimal("0.5")
                         expected.append(
-                            (min(max(rounded, -32767), 32767), rest, scale, max((row - 36) // 8, 0))
+                            (min(max(rounded, -32767), 32767), rest, scale, max((row - 68) // 8, 0))
                         )
                         places.append((y, x, c))
             for place, symbol in zip(places, read_symbols(expected, bits), strict=True):

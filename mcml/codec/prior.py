@@ -37,7 +37,7 @@ ORDER = np.array(((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1)))  # st
 LATTICES = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column modulo 2
 NEAR = sorted(((0, 0), *CROSS, *DIAGONAL))  # the 3 x 3 neighbourhood, row by row
 
-LOWEST, SCALES = -4.5, 128  # scales are 2^(LOWEST + i / 8)
+LOWEST, SCALES = -8.5, 160  # scales are 2^(LOWEST + i / 8)
 FRACTIONS = 64  # of the mean, from its rounded value - 1/2
 MORE = 15
 SYMBOL_MAX, HYPER_MAX = 32767, 32  # of latents' symbols, of a hyperprior's
@@ -56,7 +56,7 @@ class Odds(NamedTuple):
 
 @cache
 def odds() -> Odds:
-    """Return the logistic distribution's tables, (128, 64) and (128, 64, 15).
+    """Return the logistic distribution's tables, (160, 64) and (160, 64, 15).
 
     No entry lies so near to the middle of two whole numbers that machines could differ (a test).
     """
@@ -153,7 +153,7 @@ def write_symbols(symbols: np.ndarray, given: Expected, writer: Writer) -> None:
 
 @cache
 def _ideal() -> np.ndarray:
-    """Return (128, 64, 16) bits of a distance of 0..15 above the rounded mean."""
+    """Return (160, 64, 16) bits of a distance of 0..15 above the rounded mean."""
     zero, above, more = (table / ONE for table in odds())
     first = -np.log2(1 - zero) - np.log2(above)
     going = np.concatenate([np.zeros((SCALES, FRACTIONS, 1)), -np.log2(more).cumsum(-1)[..., :-1]], -1)
