@@ -103,7 +103,7 @@ def refine(
         progress: called with the share that is done.
     """
     began = time.perf_counter()
-    model = copy.deepcopy(codec.model).requires_grad_(False).to(memory_format=torch.channels_last)
+    model = copy.deepcopy(codec.model).cpu().requires_grad_(False).to(memory_format=torch.channels_last)
     loss = LossConfig().changed(**codec.config.get("record", {}).get("recipe", {}).get("loss", {}))
     streams = {}
     for (key, own), dial in zip(
