@@ -1,6 +1,6 @@
 """Quality at equal rates: models by estimated bits, classical codecs by bytes of files.
 
-    python benchmarks/quality.py --out results/released/quality_valid --dataset valid
+    python benchmarks/quality.py --out quality_valid --dataset valid
         [--models scalar_fusion,fusion,new=runs/luma/model] [--codecs "jpeg2000; avif444; avif, luma"]
         [--dials 9] [--max-images 0] [--workers 0]
 
