@@ -96,7 +96,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Encode, decode and measure images with codecs: a tidy CSV, and the means on screen.
 
     mcml evaluate my_photos --codecs fusion,jpeg444,webp --bpp 0.15,0.3 --csv files.csv
-    mcml evaluate kodak --codecs webp,jpeg2000 --out curves --at-bpp 0.15,0.3   # at equal bytes
+    mcml evaluate kodak --codecs webp,jpeg2000 --out curves --at-bpp 0.15,0.3
 
     With --out every picture is read on its own curve of real files, at equal bytes; codecs and pictures
     that the folder has already are not measured again.

@@ -52,7 +52,8 @@ def test_the_help_of_every_command_explains_each_option_and_gives_valid_examples
     [
         ("compres a.png", "unknown command 'compres': did you mean 'compress'?"),
         ("compare a.png b.png --jason", "--jason; `mcml compare --help`"),
-        ("evaluate photos --codecs webp", "required: --csv"),
+        ("evaluate photos", "required: --codecs"),
+        ("evaluate photos --codecs webp", "give --csv for a table of files or --out for a folder of curves"),
         (
             "evaluate photos --codecs webp --csv t.csv --workers -1",
             "--workers: expected a whole number from 0",

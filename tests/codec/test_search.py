@@ -122,7 +122,7 @@ def test_compress_takes_effort_and_colors_share(mcml, codec, picture, tmp_path, 
     for name, data in zip(("normal", "share", "high"), expected, strict=True):
         assert (tmp_path / f"{name}.mcml").read_bytes() == data
     assert len(set(expected)) == 3
-    failed(mcml(*arguments, "--layers", 2, "-o", "x.mcml"), 2, "--layers", "scalar latents")
+    failed(mcml(*arguments, "--layers", 2, "-o", "x.mcml"), 2, "--layers", "codes latents in one part")
     for option in ("--effort=high", "--color-share=3"):
         words = ("compress", "face.png", option, "--model", "fusion")
         failed(mcml(*words), 2, "codes bits", "scalar latents")
