@@ -29,8 +29,6 @@ class Latents:
         latents: by stream, (h, w, n) float32, before the gains.
         hyper: by stream that has a hyperprior, its symbols, (h / 4, w / 4, 32) int8.
         seconds: that it took.
-        rounded: a dial's latents are whole numbers times 1 / gain already: the weight of distortion in
-            `LatentCoder.write` is of no use.
     """
 
     size: tuple[int, int]

@@ -17,7 +17,7 @@ from mcml.base.errors import CorruptStreamError, DataError, UnsupportedStreamErr
 from mcml.codec import container
 from mcml.codec.classical import QualityRange
 from mcml.codec.container import Header
-from mcml.codec.latents import LatentCoder, Latents, Symbols
+from mcml.codec.latents import LatentCoder, Latents, Symbols, hyper_of
 from mcml.codec.prior import HYPER_MAX, StreamPrior, dial_of
 from mcml.codec.tiles import FULL, Analysis, Codes, Encoded, TileCoder
 from mcml.data.images import check_rgb8
@@ -136,11 +136,10 @@ class LearnedCodec:
             window, inside = with_halo(tile, header.grid)
             pixels = image[pixels_of(window)]
             if self.scalar:
-                small = tuple(slice(s.start // 4, -(-s.stop // 4)) for s in inside)
                 for key, (latents, z) in latent_transform(self.model, pixels).items():
                     _put(analysis.latents, key, header.grid, tile, latents[inside])
                     if z is not None:
-                        z = np.clip(np.rint(z[small]), -HYPER_MAX, HYPER_MAX).astype(np.int8)
+                        z = np.clip(np.rint(z[hyper_of(inside)]), -HYPER_MAX, HYPER_MAX).astype(np.int8)
                         _put(analysis.hyper, key, header.grid, tile, z, 4)
             else:
                 for key, (bits, logits) in analysis_transform(self.model, pixels).items():
@@ -195,7 +194,8 @@ class LearnedCodec:
         Args:
             data: a whole file; with `partial` also one that was cut short.
             luma_only: decode Y alone, to grey.
-            partial: take the whole layers of a cut file; at least luma's first must be there.
+            partial: take what is whole in a cut file: layers of a binary code, of which luma's first must be
+                there; of latents each stream of each tile, and the first tile's luma must be there.
             layers: decode no more than so many of a binary code.
 
         Raises:
