@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcml.base.errors import StoppedError, UsageError
+from mcml.base.errors import StoppedError, UsageError, choose
 from mcml.base.files import atomic_write, to_csv
 from mcml.cli.main import Progress, add_command, number
 from mcml.lab.output import print_table
@@ -40,6 +40,7 @@ def add_commands(commands: Any) -> None:
     add("--variant", default="luma", help="luma, independent, fusion or rgb (luma)")
     add("--quantizer", default="binary", help="binary (the poster's) or scalar (binary)")
     add("--from", dest="initial", default="", help="model whose streams are taken over")
+    add("--take", default="", help="streams of --from that are taken over, as Y (all)")
     add("--train", help="streams that learn, as Cb,Cr; the others are frozen")
     add("--valid", default="", help="photographs to evaluate on, as --data; '' for none")
     for name, about in shared.items():
@@ -139,6 +140,9 @@ def train(options: argparse.Namespace) -> None:
     sources, initial = {"--data": f"{photographs.name}@{photographs.digest}"}, None
     if options.initial:
         initial, name = weights.load(options.initial), Path(options.initial).name
+        taken = [choose("stream", key, initial.streams) for key in options.take.split(",") if key]
+        for key in set(initial.streams).difference(taken or initial.streams):
+            del initial.streams[key]
         sources["--from"] = f"{name}@{weights.digest(initial)}"
 
     def store(device: torch.device) -> PatchStore:

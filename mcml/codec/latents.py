@@ -117,12 +117,10 @@ class LatentCoder:
     ) -> Iterator[tuple[Expected, list, object]]:
         """Yield the steps of a tile, given the streams before it."""
         own, extent = self.priors[self.keys[stream]], _extent(tile)
-        known = []
-        if not own.hyper and own.side is not None:
-            known = [
-                self.priors[key].inputs(symbols[key][tile].astype(np.float64), header.rates[i])
-                for i, key in enumerate(self.keys[:stream])
-            ]
+        known = [
+            self.priors[key].inputs(symbols[key][tile].astype(np.float64), header.rates[self.keys.index(key)])
+            for key in own.known
+        ]
         side = own.features(*extent, hyper, known)
         return own.passes(*extent, header.rates[stream], side)
 

@@ -90,7 +90,7 @@ class LearnedCodec:
         priors = {}
         for key, stream in self.model.streams.items():
             tensors = {name: value.cpu().numpy() for name, value in stream.state_dict().items()}
-            priors[key] = StreamPrior(tensors, stream.config.prior_steps)
+            priors[key] = StreamPrior(tensors, stream.config.prior_steps, stream.known)
         return LatentCoder(priors, **self.encoder_settings)
 
     @cached_property

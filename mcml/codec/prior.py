@@ -304,14 +304,15 @@ def dial_of(dial: int) -> float:
 
 
 class StreamPrior:
-    """One stream's prior: `n` channels, `steps`, and whether it has a hyperprior (`hyper`)."""
+    """One stream's prior: `n` channels, `steps`, a hyperprior or none (`hyper`), streams `known` to it."""
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], steps: int) -> None:
+    def __init__(self, tensors: Mapping[str, np.ndarray], steps: int, known: Sequence[str] = ()) -> None:
         """Round a `ScalarStream`'s tensors, by their names there.
 
         Raises:
             DataError: if one is missing, or sums could pass 2^24.
         """
+        self.known = tuple(known)
         try:
             self._build(tensors, steps)
         except (KeyError, IndexError, ValueError, OverflowError, ArithmeticError) as error:

@@ -184,7 +184,7 @@ def _search(
         code, x_hat = dict[str, Tensor](), dict[str, Tensor]()
         with torch.autocast("cpu", torch.bfloat16, enabled=_has_fast_bf16()):
             for key, own in streams.items():
-                networks, known = own.networks, list(code.values())
+                networks, colored = own.networks, key in ("Cb", "Cr")
                 symbols = drawn(free[key], temperature, generator)
                 code[key], side = symbols * own.inverse, None
                 if key in below:
@@ -192,15 +192,17 @@ def _search(
                     bits = bits + prior_of.bits(hyper)
                     side = prior_of.synthesis(hyper)[..., : symbols.shape[-2], : symbols.shape[-1]]
                 elif networks.side is not None:
-                    side = bounded(networks.side(bounded_input(torch.cat(known, 1))))
+                    side = bounded(
+                        networks.side(bounded_input(torch.cat([code[k] for k in networks.known], 1)))
+                    )
                 mean, log_scale = networks.prior(code[key], side, own.dial)
                 cost = logistic_bits(symbols, mean * own.gain, log_scale + own.gain.log())
                 bits = bits + cost.sum((1, 2, 3))
                 around[key] = around[key].detach().clone()
                 around[key][..., y, x] = code[key]
-                whole = networks.decode(around[key], own.dial, around["Y"] if known else None)
+                whole = networks.decode(around[key], own.dial, around["Y"] if colored else None)
                 x_hat[key] = whole[..., :height, :width].float()
-                weight = RGB_SHARES[key] * (loss.gamma if known else 1) * own.lmbda
+                weight = RGB_SHARES[key] * (loss.gamma if colored else 1) * own.lmbda
                 errors = errors + weight * (255 * (x_hat[key] - planes[key])).square().mean((1, 2, 3))
         decoded = model.join(x_hat) if seen else None
         distortion = mixed(errors, {name: DISTORTIONS[name](original, decoded) for name in seen}, loss)

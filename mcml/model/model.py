@@ -136,8 +136,8 @@ class Model(nn.Module):
             fused = config.variant == "fusion" and luma > 0
             if config.quantizer == "binary":
                 stream = Stream(settings, channels, luma_bits=luma, fused=fused)
-            else:  # Cr's prior knows Cb's latents too
-                known = 0 if config.condition == "none" else luma + (key == "Cr") * settings.code_channels
+            else:
+                known = {other: config.stream(other).code_channels for other in config.known_to(key)}
                 stream = ScalarStream(settings, channels, luma=luma if fused else 0, known=known)
             self.streams[key] = stream
         # lambda(p) = scale exp(-decay p), in the loss's units; a training run's start sets it.

@@ -158,10 +158,17 @@ class QuadtreePrior(nn.Module):
 class ScalarStream(nn.Module):
     """One plane's encoder, gains, prior and decoder."""
 
-    def __init__(self, config: StreamConfig, channels: int = 1, *, luma: int = 0, known: int = 0) -> None:
-        """Build; the decoder sees `luma` latents if there are any, the prior `known` ones or a hyperprior."""
+    def __init__(
+        self,
+        config: StreamConfig,
+        channels: int = 1,
+        *,
+        luma: int = 0,
+        known: Mapping[str, int] | None = None,
+    ) -> None:
+        """Build; the decoder sees `luma` latents if there are any, the prior so many of `known` streams."""
         super().__init__()
-        self.config, n = config, config.code_channels
+        self.config, n, self.known = config, config.code_channels, tuple(known or ())
         self.window = 0  # side in positions; 0: pictures as a whole
         size = channels, config.width, n, config.groups, config.blocks
         self.encoder = Encoder(*size, quantizer="scalar")
@@ -169,7 +176,8 @@ class ScalarStream(nn.Module):
         fused = {"luma": luma} if luma else {}
         self.decoder = (FusionDecoder if luma else Decoder)(*size, quantizer="scalar", **fused)
         self.decoder.entry = nn.Conv2d(n + ANCHORS, config.width, 3, padding=1)
-        self.side = nn.Conv2d(known, config.prior_width, 3, padding=1) if known else None
+        seen = sum((known or {}).values())
+        self.side = nn.Conv2d(seen, config.prior_width, 3, padding=1) if known else None
         has_hyperprior = config.hyperprior and not known
         self.hyperprior = Hyperprior(n, config.prior_width) if has_hyperprior else None
         self.prior = QuadtreePrior(n, config.prior_width, config.prior_steps, bool(known) or has_hyperprior)
@@ -248,17 +256,17 @@ class ScalarStream(nn.Module):
             scaled = latents * gain
             rounded = round_through(scaled)
         code = rounded / gain
-        known = [other.detach() for other in before.values()]
+        others = {key: code.detach() for key, code in before.items()}
         spent = torch.zeros(len(plane), device=plane.device)
         if estimate:
             noise, side = noise or {}, None
             if self.hyperprior is not None:
                 side, spent = self.hyperprior(latents, noise.get("hyperprior"))
             elif self.side is not None:
-                side = bounded(self.side(bounded_input(torch.cat(known, 1))))
+                side = bounded(self.side(bounded_input(torch.cat([others[key] for key in self.known], 1))))
             mean, log_scale = self.prior(code, side, dial)
             symbols = scaled + noise["latents"] if noise else rounded
             bits = logistic_bits(symbols, mean * gain, log_scale + gain.log())
             spent = spent + bits.sum((1, 2, 3))
-        x_hat = self.decode(code, dial, known[0] if known else None) if decode else None
+        x_hat = self.decode(code, dial, others.get("Y")) if decode else None
         return StreamOutput(x_hat, spent, code, symbols=rounded.detach())

@@ -127,7 +127,9 @@ class ModelConfig(Settings):
     variant: str = word("fusion", *VARIANTS)
     luma: StreamConfig = field(default_factory=StreamConfig)  # also the rgb variant's one stream
     color: StreamConfig = field(default_factory=lambda: StreamConfig(width=64, code_channels=64, levels=16))
-    condition: str = word("luma", "none")  # scalar: what tells the prior of colour, or its own hyperprior
+    # scalar: what tells colour's priors: "luma" (and Cr's Cb too), "color" (Cr's Cb alone), or "none". A
+    # prior that is told nothing has its own hyperprior
+    condition: str = word("luma", "color", "none")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,6 +166,11 @@ class ModelConfig(Settings):
     def stream(self, key: str) -> StreamConfig:
         """Return a stream's configuration."""
         return self.color if key in ("Cb", "Cr") else self.luma
+
+    def known_to(self, key: str) -> tuple[str, ...]:
+        """Return the streams whose latents a stream's prior is told, all of them coded before it."""
+        before = self.streams[: self.streams.index(key)]
+        return tuple(k for k in before if self.condition == "luma" or (self.condition, k) == ("color", "Cb"))
 
 
 @dataclass(frozen=True, kw_only=True)
