@@ -19,6 +19,8 @@ from mcml.base.files import atomic_write, to_csv
 from mcml.cli.main import Progress, add_command, number
 from mcml.lab.output import print_table
 
+LEAST_WINDOW_PX = 192  # of encoders in files; smaller windows are mostly margins
+
 if TYPE_CHECKING:
     from mcml.data.sets import ImageSet
     from mcml.model.settings import Recipe
@@ -156,7 +158,10 @@ def train(options: argparse.Namespace) -> None:
     record |= {"ended": ended, "recipe": recipe.to_dict(), "trained": list(run.trained)}
     if initial is not None:
         record["from"] = {"name": name, "sha256": weights.digest(initial)}
-    weights.save_model(run.averaged, target, record)
+    encoder = None
+    if recipe.model.quantizer == "scalar":  # encoders see in files what they saw in training
+        encoder = {"window_px": max(recipe.train.patch_px, LEAST_WINDOW_PX)}
+    weights.save_model(run.averaged, target, record, encoder=encoder)
     print(f"{ended} at step {run.step}: {target}", file=sys.stderr)
     if ended == "interrupted":  # maybe by the signal that another process got
         raise StoppedError(run.stopping or signal.SIGTERM, "the same command goes on from here")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,6 +40,14 @@ class Latents:
     seconds: float = 0.0
 
 
+class CodedStream(NamedTuple):
+    """A stream's symbols (h, w, n) int16, the chunks of a file that hold them, and their ideal bits."""
+
+    symbols: np.ndarray
+    chunks: list[bytes]
+    ideal_bits: Counter[str]
+
+
 class LatentCoder:
     """All streams' priors, and how a quality becomes their dials.
 
@@ -63,7 +73,7 @@ class LatentCoder:
 
     def write(
         self, header: Header, analysis: Latents, quality: float, *, color_share: float | None = None,
-        rounding: float | None = None,
+        rounding: float | None = None, kept: dict[tuple, CodedStream] | None = None,
     ) -> Encoded:  # fmt: skip
         """Code an analysis into a file.
 
@@ -74,38 +84,55 @@ class LatentCoder:
             color_share: points of quality that colour has beyond luma's.
             rounding: bits that a squared error of one step is worth: a symbol is moved towards its mean
                 where that saves more; 0 rounds to the nearest.
+            kept: streams of this analysis as coded before, by stream, dials up to its own and rounding: they
+                are not coded anew, and what is coded is added.
         """
         header = replace(header, version=container.LATENTS, rates=self.dials(quality, color_share))
         weight = self.rounding if rounding is None else rounding
-        encoded, sha = Encoded(), _sha(header)
-        symbols, chunks = {}, []
+        encoded, sha, kept = Encoded(), _sha(header), {} if kept is None else kept
+        symbols, chunks = Symbols(), []
         for stream, key in enumerate(self.keys):
-            dial, own = header.rates[stream], self.priors[key]
-            symbols[key] = np.empty(analysis.latents[key].shape, np.int16)
-            gain = prior.power_of_two(own.log_gains(dial), prior.LOG_BITS) * 2.0**-prior.LOG_BITS
+            name = (key, header.rates[: stream + 1], weight)
+            if name not in kept:
+                kept[name] = self._code(header, stream, analysis, symbols, weight)
+            symbols[key], own_chunks, ideal_bits = kept[name]
             for tile in header.tiles():
-                writer, hyper = Writer(), None
-                if own.hyper:
-                    hyper = analysis.hyper[key][hyper_of(tile)]
-                    given = own.hyper_given(*_extent(tile))
-                    prior.write_symbols(hyper.reshape(-1).astype(np.float64), given, writer)
-                    encoded.ideal_bits[f"{key} hyper"] += writer.bits
-                    sha.update(hyper.tobytes())
-                scaled = analysis.latents[key][tile] * gain
-                wanted = np.clip(scaled, -prior.SYMBOL_MAX, prior.SYMBOL_MAX)
-                before, coded = writer.bits, symbols[key][tile]
-                for given, where, take in self._passes(header, stream, tile, hyper, symbols):
-                    flat = np.concatenate([wanted[y, x][..., own_].ravel() for y, x, own_ in where])
-                    chosen = prior.choose(flat, given, weight)
-                    prior.write_symbols(chosen, given, writer)
-                    take(chosen)
-                    _place(coded, where, chosen)
-                encoded.ideal_bits[key] += writer.bits - before
-                sha.update(coded.astype("<i2").tobytes())
-                chunks.append(writer.finish())
+                if self.priors[key].hyper:
+                    sha.update(analysis.hyper[key][hyper_of(tile)].tobytes())
+                sha.update(symbols[key][tile].astype("<i2").tobytes())
+            chunks += own_chunks
+            encoded.ideal_bits.update(ideal_bits)
         header = replace(header, digest=sha.digest()[:DIGEST_BYTES])
         encoded.data = container.write(header, chunks)
         return encoded
+
+    def _code(
+        self, header: Header, stream: int, analysis: Latents, symbols: Symbols, weight: float
+    ) -> CodedStream:
+        """Choose and code a stream's symbols, tile by tile, given those of the streams before it."""
+        key, ideal_bits, chunks = self.keys[stream], Counter[str](), list[bytes]()
+        dial, own = header.rates[stream], self.priors[key]
+        symbols = symbols | {key: np.empty(analysis.latents[key].shape, np.int16)}
+        gain = prior.power_of_two(own.log_gains(dial), prior.LOG_BITS) * 2.0**-prior.LOG_BITS
+        for tile in header.tiles():
+            writer, hyper = Writer(), None
+            if own.hyper:
+                hyper = analysis.hyper[key][hyper_of(tile)]
+                given = own.hyper_given(*_extent(tile))
+                prior.write_symbols(hyper.reshape(-1).astype(np.float64), given, writer)
+                ideal_bits[f"{key} hyper"] += writer.bits
+            scaled = analysis.latents[key][tile] * gain
+            wanted = np.clip(scaled, -prior.SYMBOL_MAX, prior.SYMBOL_MAX)
+            before, coded = writer.bits, symbols[key][tile]
+            for given, where, take in self._passes(header, stream, tile, hyper, symbols):
+                flat = np.concatenate([wanted[y, x][..., own_].ravel() for y, x, own_ in where])
+                chosen = prior.choose(flat, given, weight)
+                prior.write_symbols(chosen, given, writer)
+                take(chosen)
+                _place(coded, where, chosen)
+            ideal_bits[key] += writer.bits - before
+            chunks.append(writer.finish())
+        return CodedStream(symbols[key], chunks, ideal_bits)
 
     def _passes(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mcml.base import STRIDE
 from mcml.metrics.color import to_uint8
@@ -48,7 +49,7 @@ def latent_transform(model: Model, image: np.ndarray) -> dict[str, tuple[np.ndar
 @torch.no_grad()
 def synthesis_transform(
     model: Model, codes: Mapping[str, np.ndarray], dials: Mapping[str, float] | None = None,
-    shown: Mapping[str, np.ndarray] | None = None,
+    shown: Mapping[str, np.ndarray] | None = None, planes: dict[str, Tensor] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Run the decoders on masked bits (h, w, n) in {-1, 0, +1} by stream, or on latents.
 
@@ -57,17 +58,19 @@ def synthesis_transform(
         codes: by stream.
         dials: a scalar model's, by stream.
         shown: (h, w) whether a position's plane is there, by stream; all are by default.
+        planes: (1, C, 8 h, 8 w) of streams decoded before, which are not decoded anew; the others are added.
 
     Returns:
         (8 h, 8 w, 3) uint8 sRGB; grey where only luma is given, middle grey where nothing is.
     """
-    device = model.rate_slope.device
+    device, planes = model.rate_slope.device, {} if planes is None else planes
     tensors = {
         key: torch.from_numpy(code.astype(np.float32)).permute(2, 0, 1)[None].to(device)
         for key, code in codes.items()
     }
-    planes = {}
     for key, code in tensors.items():
+        if key in planes:
+            continue
         stream, luma = model.streams[key], tensors.get("Y")
         if dials is None:
             planes[key] = stream.decoder(code, luma)

@@ -70,7 +70,7 @@ def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
 
 def save_model(
     model: Model, folder: Path, record: Mapping[str, Any], *, compact: bool = True,
-    entropy: Mapping[str, np.ndarray] | None = None,
+    entropy: Mapping[str, np.ndarray] | None = None, encoder: Mapping[str, float] | None = None,
 ) -> None:  # fmt: skip
     """Write a model folder: config.json, weights-*.safetensors.gz and the model card's record.
 
@@ -80,6 +80,7 @@ def save_model(
         record: what was trained, with which command, data, seconds and device.
         entropy: integers of a binary model's entropy coder; with them it has an identity and writes files.
             A scalar model's are made of its weights.
+        encoder: what a scalar model's encoder does unless told otherwise: window_px, rounding, color_share.
     """
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
     if compact:
@@ -93,6 +94,7 @@ def save_model(
         stored = copy.deepcopy(model)
         load_into(stored, with_steps(tensors), str(folder))
         content["identity"] = identity(stored, entropy or {})
+    content |= {"encoder": dict(encoder)} if encoder else {}
     content["record"] = dict(record)
     with new_folder(folder) as place:
         save_tensors(place, "weights", tensors)

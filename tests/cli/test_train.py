@@ -118,6 +118,18 @@ def test_colour_is_trained_on_the_luma_of_another_run(mcml, photo_folder, tmp_pa
     assert record["trained"] == ["Cb", "Cr"]
 
 
+def test_chosen_streams_alone_are_taken_over(mcml, photo_folder, tmp_path):
+    assert mcml(*arguments("photos", "first", 3, "--variant", "fusion")).returncode == 0
+    first = weights.load(tmp_path / "first" / "model").streams
+    more = ("--variant", "fusion", "--from", "first/model", "--set", "train.seed=1", "--train", "Cr")
+    for taken, same in (("Y", {"Y"}), ("Y,Cb", {"Y", "Cb"})):
+        assert mcml(*arguments("photos", taken, 3, *more, "--take", taken)).returncode == 0
+        own = weights.load(tmp_path / taken / "model").streams
+        assert same == {k for k in own if equal_tensors(own[k].state_dict(), first[k].state_dict())}
+    failed(mcml(*arguments("photos", "Y", 3, *more)), 2, "--from was", "give another --run-dir")
+    failed(mcml(*arguments("photos", "other", 3, *more, "--take", "Cd")), 2, "unknown stream 'Cd'")
+
+
 def test_budgets_of_the_command_line_replace_the_profile(mcml, photo_folder, tmp_path):
     """A checkpoint that has spent every budget ends the run at once; its record tells the settings."""
     base = ["train", "--data", "photos", "--run-dir", "run", *tiny_arguments()]

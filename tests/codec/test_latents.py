@@ -1,5 +1,6 @@
 """Files of scalar latents on the smallest networks: the encoder's symbols come back, whole and in part."""
 
+import functools
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from mcml.codec.transforms import synthesis_transform
 from mcml.data.sets import image_set
 from mcml.model.settings import VARIANTS
 
-ALONE = {"model.condition": "none"}
+ALONE, COLOR = {"model.condition": "none"}, {"model.condition": "color"}
 
 
 def noise(height, width, seed=0):
@@ -48,12 +49,13 @@ def assert_symbols(codec, analysis, data, tile_px=1024):
 @given(
     height=st.integers(1, 90), width=st.integers(1, 90), quality=st.floats(0, 100), seed=st.integers(0, 99),
     tile_px=st.sampled_from([64, 1024]), variant=st.sampled_from(sorted(VARIANTS)),
-    extra=st.sampled_from([{}, ALONE]),
+    extra=st.sampled_from([{}, ALONE, COLOR]),
 )  # fmt: skip
 @example(height=1, width=1, quality=60, seed=0, tile_px=1024, variant="fusion", extra={})
 @example(height=70, width=1, quality=60, seed=0, tile_px=64, variant="fusion", extra={})
 @example(height=1, width=70, quality=100, seed=0, tile_px=64, variant="fusion", extra=ALONE)
 @example(height=65, width=129, quality=60, seed=0, tile_px=64, variant="rgb", extra={})
+@example(height=70, width=70, quality=60, seed=0, tile_px=64, variant="independent", extra=COLOR)
 def test_pictures_of_any_size_come_back_as_the_encoders_symbols(
     codecs, height, width, quality, seed, tile_px, variant, extra
 ):
@@ -119,6 +121,18 @@ def test_colours_dial_lies_beyond_lumas_by_the_share(latents, crop):
 
 
 # ---------------------------------------------------------------------------------- files in part
+
+
+def test_streams_coded_before_are_taken_over_as_they_are(latents, crop):
+    codec, kept = latents, {}
+    analysis = codec.analyse(crop)
+    write = functools.partial(codec.coder.write, codec.header(analysis), analysis, 40)
+    whole = {share: write(color_share=share).data for share in (0, 10)}
+    assert write(color_share=0, kept=kept).data == whole[0]
+    before = dict(kept)
+    assert write(color_share=10, kept=kept).data == whole[10] != whole[0]
+    assert len(before) == 3 and len(kept) == 5  # luma's dial is the same, both colours' are new
+    assert all(kept[name] is part for name, part in before.items())
 
 
 def test_luma_alone_is_decoded_from_its_chunks_alone(latents, crop):

@@ -195,7 +195,7 @@ def test_only_what_was_asked_for_is_decoded_and_estimated_and_noise_moves_rates_
 
 
 @pytest.mark.parametrize(
-    "variant, condition", [(v, c) for v in ("independent", "fusion") for c in ("luma", "none")]
+    "variant, condition", [(v, c) for v in ("independent", "fusion") for c in ("luma", "color", "none")]
 )
 @pytest.mark.parametrize("shaken", STREAMS["fusion"])
 @torch.no_grad()
@@ -212,7 +212,8 @@ def test_a_streams_weights_move_fusion_decoders_by_luma_and_rates_of_the_streams
         assert torch.equal(after[key].symbols, before[key].symbols)
         borrows = variant == "fusion" and shaken == "Y"
         assert torch.equal(after[key].x_hat, before[key].x_hat) is not borrows
-        knows = condition == "luma" and order.index(shaken) < order.index(key)
+        told = {"luma": order[: order.index(key)], "color": ("Cb",) if key == "Cr" else (), "none": ()}
+        knows = shaken in told[condition]
         assert torch.equal(after[key].estimated_bits, before[key].estimated_bits) is not knows
 
 
