@@ -192,19 +192,40 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
 def copy_stream(source: Model, target: Model, key: str) -> None:
     """Copy one stream's weights, and with luma the rate's slope; `DataError` if the streams differ.
 
-    Scalar streams may differ in their decoders' fusion: what the source lacks begins without an effect.
+    Scalar streams may differ in what they see of others: what the target's prior is not told is cut out of
+    the source's, as is luma out of a decoder without fusion; what the source's decoder lacks begins without
+    an effect.
     """
     if key not in source.streams:
         raise DataError(f"stream {key}: the model to start from has {', '.join(source.streams)}")
     tensors = source.streams[key].state_dict()
     if source.config.quantizer == target.config.quantizer == "scalar":
         own = target.streams[key].state_dict()
+        if source.streams[key].known != target.streams[key].known:
+            tensors = _told_less(source, target, key, tensors)
         tensors = {k: v for k, v in tensors.items() if k in own or not k.startswith("decoder.")}
         lacking = {k: v for k, v in own.items() if k.startswith("decoder.") and k not in tensors}
         tensors |= {k: v if ".first." in k else torch.zeros_like(v) for k, v in lacking.items()}
     load_into(target.streams[key], tensors, f"stream {key}")
     if key == target.config.streams[0]:
         target.rate_slope.copy_(source.rate_slope)
+
+
+def _told_less(source: Model, target: Model, key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a stream's tensors without what its prior there knows of streams that it does not know here."""
+    before, now = source.streams[key], target.streams[key]
+    if not set(now.known) < set(before.known) or now.hyperprior is not None:
+        told = [", ".join(stream.known) or "nothing" for stream in (before, now)]
+        raise DataError(f"stream {key}: its prior is told {told[0]} there, {told[1]} here")
+    if now.known:
+        parts = tensors["side.weight"].split([source.config.stream(k).code_channels for k in before.known], 1)
+        kept = [part for k, part in zip(before.known, parts, strict=True) if k in now.known]
+        return tensors | {"side.weight": torch.cat(kept, 1)}
+    tensors, width = {k: v for k, v in tensors.items() if not k.startswith("side.")}, now.config.prior_width
+    for step in range(now.config.prior_steps):  # what a step mixes: latents near by, side features, the dial
+        name, near = f"prior.mix.{step}.weight", width if step else 0
+        tensors[name] = torch.cat([tensors[name][:, :near], tensors[name][:, near + width :]], 1)
+    return tensors
 
 
 def digest(model: Model) -> str:
