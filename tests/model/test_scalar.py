@@ -8,7 +8,7 @@ import torch
 from helpers import SCALAR, tiny_recipe
 from scipy.special import expit
 
-from mcml.base.errors import UsageError
+from mcml.base.errors import DataError, UsageError
 from mcml.data.sets import image_set
 from mcml.model import model_files, weights
 from mcml.model.model import build
@@ -25,6 +25,7 @@ from mcml.model.settings import STREAMS, ModelConfig, StreamConfig
 from mcml.model.validate import to_tensor, validate
 
 CONDITION = "model.condition"
+HEARS = {"model.color.hyperprior": False}  # others or nothing, in place of a hyperprior
 
 
 def tiny(variant="fusion", *, seed=0, **settings):
@@ -299,3 +300,32 @@ if SHIPPED:
         for column in (f"{c}{k}" for c in ("estimated_bpp", "psnr") for k in ("", "_Y", "_Cb", "_Cr")):
             values = [row[column] for row in rows]
             assert values == sorted(values), column
+
+
+@pytest.mark.parametrize("told, key", [("color", "Cb"), ("color", "Cr"), ("none", "Cr")])
+@torch.no_grad()
+def test_a_prior_that_is_told_less_is_the_one_that_hears_nothing_there(told, key):
+    """Cutting luma out is the same as weights of zero where luma came in."""
+    source, alone = tiny("independent", **HEARS), tiny("independent", **HEARS, **{CONDITION: told})
+    for stream in source.streams.values():
+        for tensor in stream.parameters():
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3)))
+    for name in alone.streams:
+        weights.copy_stream(source, alone, name)
+    own = source.streams[key]
+    heard = [k in alone.streams[key].known for k in own.known]
+    sizes = [source.config.stream(k).code_channels for k in own.known]
+    for part, kept in zip(own.side.weight.split(sizes, 1), heard, strict=True):
+        part.mul_(kept)
+    if not any(heard):  # what is left of the side features is a constant
+        own.side.bias.fill_(-1.0)
+    x = noise(24, 40)
+    wanted, found = (model(x, 0.5).streams[key] for model in (source, alone))
+    torch.testing.assert_close(found.estimated_bits, wanted.estimated_bits, rtol=1e-5, atol=1e-3)
+    assert torch.equal(found.symbols, wanted.symbols) and torch.equal(found.x_hat, wanted.x_hat)
+
+
+def test_a_prior_cannot_be_told_more_than_where_it_comes_from():
+    source, target = tiny("independent", **HEARS, **{CONDITION: "color"}), tiny("independent", **HEARS)
+    with pytest.raises(DataError, match="stream Cr: its prior is told Cb there, Y, Cb here"):
+        weights.copy_stream(source, target, "Cr")
