@@ -75,6 +75,8 @@ def compress(options: argparse.Namespace) -> None:
     own = {name: value for name, value in own.items() if name in OPTIONS[codec.scalar]}
     if not codec.scalar and (options.color_share is not None or options.effort == "high"):
         raise UsageError(f"--color-share and --effort: {codec.name} codes bits; they are for scalar latents")
+    if options.color_share is not None and len(codec.coder.keys) == 1:
+        raise UsageError(f"--color-share: {codec.name} codes no colour on its own, which could have a share")
     if codec.scalar and options.layers > 1:
         raise UsageError(f"--layers: {codec.name} codes latents in one part: --model fusion has layers")
 

@@ -51,6 +51,8 @@ def add_commands(commands: Any) -> None:
     add = add_command(commands, train_entropy)
     add("--model", required=True, help="model folder, or a released one's name")
     add("--like", default="", help="take over the coder of a model with the same encoders")
+    add("--train", default="", help="streams whose coder learns nevertheless, as Cb,Cr")
+    add("--condition", default="luma", help="what colour's coder is told: luma, color (Cr: Cb) or none")
     add("--lr", type=number(float, 1e-9, 1), default=2e-3, help="Adam's learning rate (0.002)")
     add("--bf16", action="store_true", help="autocast in the first three quarters of each part")
     for name in ("--data", "--run-dir", "--steps", "--minutes", "--threads"):
@@ -177,19 +179,22 @@ def train_entropy(options: argparse.Namespace) -> None:
 
     mcml train-entropy --model runs/fusion/model --data train --run-dir runs/entropy --minutes 30
     mcml train-entropy --model runs/independent/model --like runs/entropy/model --run-dir runs/entropy2
+    mcml train-entropy --model fusion --like fusion --train Cb,Cr --condition color --steps 400 --run-dir e3
     """
     import torch
 
     from mcml.data.images import read_image
     from mcml.data.sets import image_set
     from mcml.model import weights
-    from mcml.model.model_files import entropy_tensors, model_folder
+    from mcml.model.model_files import entropy_tensors, identity, model_folder
     from mcml.training.entropy import EntropyTrainer, FrozenBits
 
     budget = {"steps": options.steps or 0, "minutes": options.minutes or 0.0}
     learning = {"lr": options.lr, "bf16": options.bf16}
-    if not (options.like or any(budget.values())):
-        raise UsageError("give --minutes or --steps above 0, or --like")
+    if not (any(budget.values()) or (options.like and not options.train)):
+        raise UsageError("give --minutes or --steps above 0, or --like without --train")
+    if options.train and not options.like:
+        raise UsageError("--train: give --like, whose coder the other streams take over")
     torch.set_num_threads(options.threads)
     model = weights.load(options.model, "cuda" if torch.cuda.is_available() else "cpu")
     if model.config.quantizer == "scalar":
@@ -198,6 +203,7 @@ def train_entropy(options: argparse.Namespace) -> None:
     target = options.run_dir / "model"
     if target.exists() and weights.digest(weights.load(target)) != weights.digest(model):
         raise UsageError(f"{target}: holds another model: name another --run-dir")
+    entropy = {}
     if options.like:
         entropy, theirs = entropy_tensors(model_folder(options.like)), weights.load(options.like).state_dict()
         for name, tensor in model.state_dict().items():
@@ -205,7 +211,9 @@ def train_entropy(options: argparse.Namespace) -> None:
             if re.match(r"streams\.\w+\.(encoder|importance|groups)\b", name) and not same:
                 raise UsageError(f"--like: the models differ in {name}, so their bits do")
         own = {"command": _command_line(), "like": Path(options.like).name}
-    else:
+    if not options.like or options.train:
+        learn = [choose("stream", key, model.streams) for key in options.train.split(",") if key]
+        kept = {name: value for name, value in entropy.items() if name.partition(".")[0] not in learn}
         photographs = image_set(options.data)
         print(f"encoding {len(photographs.paths)} photographs", file=sys.stderr)
         bits = FrozenBits(model, [read_image(path) for path in photographs.paths])
@@ -213,13 +221,17 @@ def train_entropy(options: argparse.Namespace) -> None:
             "--model": f"{Path(options.model).name}@{weights.digest(model)}",
             "--data": f"{photographs.name}@{photographs.digest}",
         }
+        if options.like:
+            sources["--like"] = f"{Path(options.like).name}@{identity(model_folder(options.like)).hex()}"
         make = partial(
-            EntropyTrainer, model, bits, run_dir=options.run_dir, sources=sources, **budget, **learning
-        )
+            EntropyTrainer, model, bits, condition=options.condition, kept=kept, run_dir=options.run_dir,
+            sources=sources, **budget, **learning,
+        )  # fmt: skip
         run, ended = _fit("train-entropy", make)
         if ended == "interrupted":
             raise StoppedError(run.stopping, "the same command goes on from here")
         own = {**_record(run, photographs, options), "minutes": budget["minutes"]}
+        own |= {"condition": options.condition, "like": Path(options.like).name, "trained": run.parts[-1][2]}
         entropy = run.export()
     weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
     print(f"finished: {target}", file=sys.stderr)

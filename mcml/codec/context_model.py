@@ -7,12 +7,13 @@ The state's linear part starts as "what the bits so far say about the coefficien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mcml.base.errors import DataError
 from mcml.codec.order import SCALE_BITS, TAPS, probability_table
 
 
@@ -83,6 +84,15 @@ class ContextModel(nn.Module):
             state = state + shifted[0] @ weight[0] + cross + diagonal
             begin = end
         return torch.cat(logits, dim=-1), state
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Take over integers of `export`, which then gives them again; `DataError` if sizes differ."""
+        for name, weight in self.named_parameters():
+            value = torch.from_numpy(tensors[name.replace("inherit.", "inherit_")].astype(np.float64))
+            if value.shape != weight.shape:
+                raise DataError(f"{name} is {tuple(value.shape)}, expected {tuple(weight.shape)}")
+            weight.copy_(value / 2.0 ** (SCALE_BITS * (1 + (name == "bias"))))
 
     @torch.no_grad()
     def export(self) -> dict[str, np.ndarray]:

@@ -2,7 +2,8 @@
 
 The codec is finished: its encoders' bits are taken from photographs once. What is learned is how
 likely each bit is a one, given the bits that a decoder has by then, and the loss is that ideal code
-length itself. Luma's model learns first; colour's use its state as it then is, Cr's also Cb's.
+length itself. Luma's model learns first; colour's use its state as it then is, Cr's also Cb's, unless
+`condition` leaves that out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mcml.base import STRIDE
-from mcml.base.errors import DataError
+from mcml.base.errors import DataError, UsageError, choose
 from mcml.codec.context_model import ContextModel
 from mcml.codec.order import LEVEL_PASSES, ONE, SPREADS, level_context, level_passes
 from mcml.codec.transforms import analysis_transform
@@ -33,6 +34,7 @@ HIDDEN = {"Y": 96, "RGB": 96, "Cb": 48, "Cr": 48}
 LUMA_SHARE = 0.6  # of the budget; the rest is for colour
 BF16_UNTIL = 0.75  # share of a part's budget; the rest in float32, as integers will round
 WARMUP_STEPS = 50
+CONDITIONS = {"luma": 0, "color": 1, "none": 2}  # how many of the streams before do not tell colour's models
 
 
 class FrozenBits:
@@ -73,7 +75,8 @@ class EntropyTrainer(Run):
     def __init__(
         self, model: Model, bits: FrozenBits, *, steps: int = 0, minutes: float = 0.0, joint: bool = False,
         batch: int = 8, side: int = 24, lr: float = 2e-3, bf16: bool = False,
-        hidden: Mapping[str, int] = HIDDEN, seed: int = 0, run_dir: Path | None = None,
+        hidden: Mapping[str, int] = HIDDEN, seed: int = 0, condition: str = "luma",
+        kept: Mapping[str, np.ndarray] = {}, run_dir: Path | None = None,
         sources: Mapping[str, str] = {}, report: Report | None = None,
     ) -> None:  # fmt: skip
         """Prepare the context models, or resume what the folder holds.
@@ -86,24 +89,43 @@ class EntropyTrainer(Run):
             lr: Adam's, after a warm-up; a cosine takes it to a hundredth, in each part.
             bf16: autocast in the first three quarters of a part.
             hidden: size of the state by stream.
-            sources: "NAME@SHA256" of "--model" and "--data".
+            condition: what tells colour's models: "luma" (its state and, Cr's, Cb's), "color" (Cb's alone) or
+                "none". What does not has inherited weights of 0, so files stay of version 1.
+            kept: integers by "stream.name", as `export` gives them, of streams that do not learn.
+            sources: "NAME@SHA256" of "--model", "--data" and "--like".
+
+        Raises:
+            UsageError: for a condition of a model without colour, or if no stream is left to learn.
         """
+        left_out = CONDITIONS[choose("condition", condition, CONDITIONS)]
         settings = {"--steps": steps, "--minutes": minutes, "batch": batch, "side": side, "--lr": lr,
-                    "--bf16": bf16, "joint": joint, "hidden": dict(hidden), "seed": seed}  # fmt: skip
+                    "--bf16": bf16, "joint": joint, "hidden": dict(hidden), "seed": seed,
+                    "--condition": condition}  # fmt: skip
         super().__init__(run_dir, {**settings, **sources}, steps, minutes, report=report)
         self.model, self.bits, self.device = model, bits, model.rate_slope.device
         self.batch, self.side, self.lr, self.bf16 = batch, side, lr, bf16
         self.draws = {"crops": torch.Generator().manual_seed(seed)}
         self.learner = self.contexts = nn.ModuleDict()
+        self.kept, own = dict(kept), {key: {} for key in model.streams}
+        for name, value in kept.items():
+            key, _, rest = name.partition(".")
+            own[key][rest] = value
         for key, stream in model.streams.items():
             context = ContextModel(stream.groups.cpu(), hidden[key], [hidden[k] for k in self.contexts])
             warm_start(context, stream)
+            for weight in list(context.inherit)[:left_out]:
+                nn.init.zeros_(weight.requires_grad_(False))
+            if own[key]:
+                context.take(own[key])
             self.contexts[key] = context.to(self.device)
         self.averaged = copy.deepcopy(self.contexts).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.contexts.parameters(), betas=(0.9, 0.99))
-        keys = list(self.contexts)  # begin and end of parts, as shares of the budget, and what learns then
+        keys = [key for key in own if not own[key]]
+        if (left_out and len(own) == 1) or not keys:
+            raise UsageError("there is no colour to tell of luma or not" if keys else "no stream is to learn")
+        # begin and end of parts, as shares of the budget, and what learns then
         self.parts = [(0.0, LUMA_SHARE, keys[:1]), (LUMA_SHARE, 1.0, keys[1:])]
-        if joint or len(keys) == 1:
+        if joint or len(keys) == 1 or kept:
             self.parts = [(0.0, 1.0, keys)]
         self.columns = ["loss", "gradient_norm", *(f"bits_{key}" for key in keys)]
         self.resume()
@@ -149,7 +171,7 @@ class EntropyTrainer(Run):
     def train_step(self) -> dict[str, Tensor]:
         """Descend the code length of the part at work; return bits a position by stream."""
         begin, end, keys = next(part for part in self.parts if self.progress() < part[1])
-        spent, whole = (self.progress() - begin) / (end - begin), begin == 0
+        spent, whole = (self.progress() - begin) / (end - begin), keys[0] == next(iter(self.contexts))
         params = [p for key in keys for p in self.contexts[key].parameters()]
         done = 1 + int(self.optimizer.state.get(params[0], {}).get("step", 0))  # steps of this part
         if done == 1 and not whole:
@@ -179,7 +201,7 @@ class EntropyTrainer(Run):
             tensors |= {f"{key}.{name}": value for name, value in context.export().items()}
             if self.model.streams[key].importance is not None:
                 tensors[f"{key}.levels"] = self.level_tables(key, level_tiles)
-        return tensors
+        return tensors | self.kept
 
     def level_tables(self, key: str, tiles: int) -> np.ndarray:
         """Count levels by pass, spread and predicted level: (P, S, L, L) uint16 that sum to 65536."""

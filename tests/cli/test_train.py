@@ -266,6 +266,32 @@ def test_a_coder_is_taken_over_only_where_bits_are_the_same(mcml, model_of, larg
     assert len(first) == len(second) and first[24:28] == second[24:28]
 
 
+def test_colours_coder_learns_without_luma_beside_the_luma_of_another(mcml, model_of, large_folder, tmp_path):
+    words = ("train-entropy", "--model", model_of("fusion"), "--data", "photos", "--steps", 1, "--run-dir")
+    assert mcml(*words, "a").returncode == 0
+    more = ("--like", "a/model", "--train", "Cb,Cr", "--condition", "color")
+    assert mcml(*words, "b", *more).returncode == 0
+    first, second = (model_files.entropy_tensors(tmp_path / name / "model") for name in "ab")
+    assert all(np.array_equal(first[name], second[name]) for name in first if name.startswith("Y."))
+    assert not second["Cb.inherit_0"].any() and second["Cr.inherit_1"].any()
+    entropy = weights.load_config(tmp_path / "b" / "model")[1]["entropy"]
+    assert (entropy["condition"], entropy["like"], entropy["trained"]) == ("color", "model", ["Cb", "Cr"])
+    failed(mcml(*words, "c", "--train", "Cb,Cr"), 2, "--train: give --like")
+    shared = ("train", "--variant", "rgb", "--data", "photos", "--steps", 1, *tiny_arguments())
+    for quantizer in ("binary", "scalar"):  # the joint baseline's files
+        assert mcml(*shared, "--quantizer", quantizer, "--run-dir", quantizer).returncode == 0
+    joint = "binary/model"
+    assert mcml("train-entropy", "--model", joint, *words[3:], "coder").returncode == 0
+    for model in ("coder", "scalar"):
+        same = ("--model", f"{model}/model", "-o")
+        assert mcml("compress", "photos/one.png", "--rate", 40, *same, f"{model}.mcml").returncode == 0
+        assert "stream 1 " in mcml("identify", f"{model}.mcml").stdout
+        assert mcml("decompress", f"{model}.mcml", *same, f"{model}.png").returncode == 0
+        assert images.read_image(tmp_path / f"{model}.png").shape == (192, 200, 3)
+        table = ("evaluate", "photos", "--codecs", f"{model}/model", "--csv", f"{model}.csv")
+        assert mcml(*table).returncode == 0
+
+
 @pytest.mark.parametrize(
     "words", [(), ("--steps", 1, "--threads", 0), ("--steps", 1, "--data", "nowhere")], ids=str
 )

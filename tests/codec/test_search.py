@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import SCALAR, failed, tiny_recipe
+from helpers import SCALAR, failed, tiny_recipe, tiny_scalar
 
 from mcml.base.errors import UsageError
 from mcml.codec import search
@@ -126,6 +126,12 @@ def test_compress_takes_effort_and_colors_share(mcml, codec, picture, tmp_path, 
     for option in ("--effort=high", "--color-share=3"):
         words = ("compress", "face.png", option, "--model", "fusion")
         failed(mcml(*words), 2, "codes bits", "scalar latents")
+
+
+def test_colors_share_of_a_network_on_rgb_is_refused(mcml, codecs, picture, tmp_path):
+    write_png(tmp_path / "face.png", picture[:40, :40])
+    joint = codecs("rgb", tiny_scalar).folder
+    failed(mcml("compress", "face.png", "--color-share", 3, "--model", joint), 2, "codes no colour")
 
 
 def test_codes_of_bits_cannot_be_searched(picture):

@@ -8,8 +8,10 @@ import torch
 from helpers import equal_tensors, flat_optimizer, rows_of, tiny_recipe
 
 from mcml.base.errors import DataError, UsageError
+from mcml.codec.learned import LearnedCodec
 from mcml.codec.transforms import analysis_transform
 from mcml.model.model import build
+from mcml.model.weights import save_model
 from mcml.training.entropy import EntropyTrainer, FrozenBits
 
 HIDDEN = {"Y": 8, "Cb": 4, "Cr": 4}
@@ -132,3 +134,41 @@ def test_masks_open_the_first_groups_and_codes_are_their_bits(model, bits, whole
         assert torch.equal(code, (2 * drawn - 1) * mask)
         adaptive = field != 0
         assert torch.equal(field[adaptive], ((2 * opened - (levels - 1)) / 8)[adaptive])
+
+
+@pytest.mark.parametrize("condition, told", [("color", [[False], [False, True]]), ("none", [[False]] * 2)])
+def test_colours_coder_without_luma_writes_files_with_the_luma_that_is_kept(
+    model, bits, whole, tmp_path, astronaut, condition, told
+):
+    luma = {name: value for name, value in whole.export(2).items() if name.startswith("Y.")}
+    trainer = trainer_of(model, bits, steps=4, condition=condition, kept=luma, seed=1)
+    trainer.fit(log_every=1)
+    assert all(np.isfinite(row["bits_Cb"] + row["bits_Cr"]) and "bits_Y" not in row for row in trainer.rows)
+    tensors = trainer.export(2)
+    np.testing.assert_equal({name: tensors[name] for name in luma}, luma)
+    for key, sees in zip(("Cb", "Cr"), told, strict=True):
+        for i, seen in enumerate(sees):
+            assert tensors[f"{key}.inherit_{i}"].any() == seen
+    files = []
+    for name, integers in (("with", whole.export(2)), ("without", tensors)):
+        save_model(model, tmp_path / name, {}, entropy=integers)
+        codec = LearnedCodec(tmp_path / name)
+        analysis = codec.analyse(astronaut[:64, :64])
+        encoded = codec.pack(analysis, 60.0)
+        files.append((codec.identity, encoded.ideal_bits["Y"], codec.decode(encoded.data)))
+    (first, bits_with, image), (second, bits_without, same) = files
+    assert first != second and bits_with == bits_without
+    assert np.array_equal(image, same)
+
+
+def test_a_condition_that_means_nothing_and_a_coder_of_another_size_are_refused(model, bits, whole):
+    with pytest.raises(UsageError, match="unknown condition 'colour'"):
+        trainer_of(model, bits, condition="colour")
+    kept = whole.export(2)
+    with pytest.raises(UsageError, match="no stream is to learn"):
+        trainer_of(model, bits, kept=kept)
+    with pytest.raises(DataError, match=r"expected \(8,\)"):
+        trainer_of(model, bits, kept={**kept, "Y.state_bias": np.zeros(9, np.int32)})
+    luma = build(tiny_recipe("luma").model, 5).eval()
+    with pytest.raises(UsageError, match="no colour to tell"):
+        trainer_of(luma, bits, condition="color")
