@@ -1,7 +1,9 @@
-# Two commands: `make reproduce` and `make test`. Both make .venv the first time.
+# `make reproduce`, `make test`, and `make paper` for every table from its source. They make .venv the first time.
 PYTHON  ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROFILE ?= quick
+CORES   ?= all
+GPUS    ?= 1
 RUNS    ?= 1000000
 SECONDS ?= 3600
 DATA    ?= train
@@ -15,9 +17,10 @@ MACHINES := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_
 	OMP_NUM_THREADS=1 OMP_NUM_THREADS=4
 BIN     := .venv/bin
 READY   := .venv/.ready-$(shell { cat requirements.lock; sed '/^\[tool.pytest/,$$d' pyproject.toml; } | cksum | cut -d' ' -f1)
+FLOW    := .venv/.workflow-$(shell cksum < workflow/requirements.txt | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-slow test-portable train-scalar fuzz lab lint refresh clean
+.PHONY: help reproduce paper test test-slow test-portable train-scalar fuzz lab lint refresh clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -26,14 +29,19 @@ help: ## Show this list
 reproduce: $(READY) ## Run every notebook and write results/quick/report.html (PROFILE=cpu: on Kodak)
 	@$(BIN)/mcml reproduce --profile $(PROFILE) $(ARGS)
 
-test: $(READY) ## Run the whole test suite, notebooks included
+# Its own lock, in the Snakefile, ends with the process; snakemake's outlive a kill.
+paper: $(FLOW) ## Remake every table: PROFILE=quick, released (shipped weights, Kodak), cpu or gpu (hours)
+	@$(BIN)/snakemake --snakefile workflow/Snakefile --cores $(CORES) --resources notebooks=1 gpu=$(GPUS) --nolock \
+	  --rerun-incomplete --show-failed-logs --quiet rules --config profile=$(PROFILE) $(ARGS)
+
+test: $(FLOW) ## Run the whole test suite, notebooks included
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" --nbval --nbval-current-env $(ARGS)
 
-test-slow: $(READY) ## Run what is too long for every time
+test-slow: $(FLOW) ## Run what is too long for every time
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-portable: $(READY) ## Run the tests as CPUs without AMX or AVX-512 would, and on 1 and 4 threads
+test-portable: $(FLOW) ## Run the tests as CPUs without AMX or AVX-512 would, and on 1 and 4 threads
 	@log=$$(mktemp); for machine in $(MACHINES); do \
 	  env $$machine $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" -q $(or $(ARGS),tests) \
 	    >$$log 2>&1 || { failed=1; cat $$log; }; \
@@ -64,7 +72,7 @@ refresh: $(READY) ## Execute the committed notebooks anew and rewrite golden fil
 	@$(BIN)/python tests/regenerate.py
 
 clean: ## Remove results and the environment
-	rm -rf .venv results/quick results/cpu data/cache
+	rm -rf .venv .snakemake results/quick results/cpu results/gpu results/remade data/cache
 
 # Made anew whenever the lock or the packages that pyproject names change, or a set-up was cut off.
 $(READY):
@@ -77,3 +85,7 @@ $(READY):
 	   $(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e . ; } \
 	   > .venv/setup.log 2>&1 || { tail -n 15 .venv/setup.log; echo "set-up failed: see .venv/setup.log"; exit 1; }
 	@touch $(READY)
+
+$(FLOW): $(READY) workflow/requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r workflow/requirements.txt
+	@touch $(FLOW)

@@ -17,6 +17,9 @@ LINES = [
     line for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines() if not line.startswith("#")
 ]
 LOCK = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LINES)}
+BESIDE = (ROOT / "workflow" / "requirements.txt").read_text("utf-8").splitlines()
+PINS = [line.partition("==") for line in BESIDE if not line.startswith("#")]
+WORKFLOW = {canonicalize_name(name): version for name, _, version in PINS}
 EXTRAS = PROJECT["optional-dependencies"]
 WANTED = [Requirement(r) for r in [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["dev"]]]
 OF_A_GPU = ("nvidia-", "cuda-", "triton")  # torch's: which ones depends on the build that the platform gets
@@ -45,6 +48,19 @@ def test_what_is_installed_is_locked_with_all_that_it_needs():
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 locked = canonicalize_name(needed.name) in LOCK or needed.name.startswith(OF_A_GPU)
                 assert locked, f"{name} needs {needed}"
+
+
+def test_the_workflow_s_packages_are_pinned_beside_the_lock_with_all_that_they_need():
+    assert set(EXTRAS["workflow"]) <= {f"{name}=={version}" for name, version in WORKFLOW.items()}
+    assert not WORKFLOW.keys() & LOCK.keys()
+    everything, beyond = LOCK | WORKFLOW, set()
+    for name, version in WORKFLOW.items():
+        assert metadata.version(name) == version
+        for needed in map(Requirement, metadata.requires(name) or []):
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                found = everything[canonicalize_name(needed.name)]
+                beyond |= {needed.name} if not needed.specifier.contains(found) else set()
+    assert beyond == {"packaging"}  # the lock's is newer; tests/workflow run with it
 
 
 def test_conda_users_get_the_lock_and_nothing_else():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import re
 import signal
@@ -102,6 +103,7 @@ def _record(run: Run, photographs: ImageSet, options: argparse.Namespace) -> dic
     on_gpu = run.device.type == "cuda"
     return {
         "command": _command_line(), "photographs": len(photographs.paths), "data_hash": photographs.digest,
+        **({"rule": os.environ["MCML_RULE"]} if "MCML_RULE" in os.environ else {}),
         "steps": run.step, "seconds": round(run.elapsed_s, 1), "threads": options.threads,
         "device": torch.cuda.get_device_name(run.device) if on_gpu else f"CPU {platform.machine()}",
         "processes": run.fabric.world_size, "torch": torch.__version__,

@@ -104,11 +104,12 @@ def _git(*arguments: str) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Describe the code and the machine: commit, dirty flag, versions, threads, load."""
+    """Describe the code and the machine: commit, dirty flag, versions, threads, load; the workflow's rule."""
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
     return {
         "command": os.environ.get("MCML_COMMAND") or command_line(),
+        **({"rule": os.environ["MCML_RULE"]} if "MCML_RULE" in os.environ else {}),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--", "mcml", "notebooks", "data", "requirements.lock")),
         "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in PACKAGES},

@@ -1,0 +1,40 @@
+"""Measure the cells of the experiment on luma and colour.
+
+points.py --cells none_no_32_0=MODEL ... --data kodak --rates 0.15,0.3 --out FOLDER
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mcml.base.errors import McmlError
+from mcml.codec.learned import LearnedCodec
+from mcml.data.sets import image_set
+from mcml.lab import luma_for_color
+from mcml.lab.parameters import parse_bpp_list
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--cells", nargs="+", required=True, metavar="CELL=MODEL")
+parser.add_argument("--data", required=True, help="folder of photographs, or a data set's name")
+parser.add_argument("--rates", required=True, help="bits per pixel, by commas")
+parser.add_argument("--workers", type=int, default=0, help="processes; 0 means one for each core (0)")
+parser.add_argument("--out", type=Path, required=True, help="holds points.csv, which grows, and run.json")
+options = parser.parse_args()
+cells = {cell: Path(model) for cell, _, model in (word.partition("=") for word in options.cells)}
+try:
+    images, rates = image_set(options.data), parse_bpp_list(options.rates)
+    now = {"cells": {cell: LearnedCodec(model).identity.hex() for cell, model in cells.items()}}
+    now |= {"data_hash": images.digest, "rates_bpp": rates}
+    file = options.out / "run.json"
+    was = json.loads(file.read_text("utf-8")) if file.exists() else now
+    if any(was.get(name) != value for name, value in now.items()):
+        print(f"{options.out}: points of other cells, pictures or rates, measured anew", file=sys.stderr)
+        for name in ("run.json", "points.csv"):
+            (options.out / name).unlink(missing_ok=True)
+    luma_for_color.measure(
+        cells, images, options.out, rates, workers=options.workers,
+        progress=lambda done, total: print(f"{done} of {total} pictures", file=sys.stderr, flush=True),
+    )  # fmt: skip
+except McmlError as error:
+    sys.exit(f"points: {error}")
