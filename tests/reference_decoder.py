@@ -255,7 +255,10 @@ def decode(data, tensors, steps):
                 sha.update(z.astype(np.int8).tobytes())
             elif "side.weight" in own:
                 layer = stream_.layer("side", 2048)
-                before = [other.inputs(found[rows, columns]) for other, found in done]
+                first = 0  # of the streams that it knows: all before it, or Cr's Cb alone
+                while sum(other.n for other, _ in done[first:]) > own["side.weight"].shape[1]:
+                    first += 1
+                before = [other.inputs(found[rows, columns]) for other, found in done[first:]]
                 grid = [
                     [[v for of in before for v in of[y][x]] for x in range(extent[1])]
                     for y in range(extent[0])

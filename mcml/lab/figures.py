@@ -25,6 +25,8 @@ MARKERS = "os^DvPX*"
 STREAM_HUES = {"Y": "#555555", "Cb": HUES[0], "Cr": HUES[3]}
 LABELS = {
     "bpp": "bits per pixel of the file",
+    "target_bpp": "bits per pixel of the file",
+    "features": "latents a position, of Cb and of Cr",
     "estimated_bpp": "estimated bits per pixel",
     "psnr": "RGB PSNR (dB)",
     "y_psnr": "luma PSNR (dB)",
@@ -161,14 +163,20 @@ def gallery(
 
 
 def error_maps(
-    maps: Mapping[str, np.ndarray], title: str, unit: str, vmax: float, columns: int = 3, width: float = 9.0
-) -> Figure:
-    """Draw (H, W) non-negative maps by caption on one scale from 0 to `vmax`, with a colour bar of `unit`."""
+    maps: Mapping[str, np.ndarray], title: str, unit: str, vmax: float, columns: int = 3, width: float = 9.0,
+    *, signed: bool = False,
+) -> Figure:  # fmt: skip
+    """Draw (H, W) maps by caption on one scale from 0 to `vmax`, with a colour bar of `unit`.
+
+    Signed maps are drawn from -vmax to `vmax`, white where there is no difference.
+    """
     figure, axes = _tiles(maps, columns, width, title, beside=1)
+    scale = {"cmap": "RdBu", "vmin": -vmax} if signed else {"cmap": "magma", "vmin": 0}
     for ax, (name, values) in zip(axes.flat, maps.items(), strict=False):
-        shown = ax.imshow(values, cmap="magma", vmin=0, vmax=vmax)
+        shown = ax.imshow(values, vmax=vmax, **scale)
         ax.set_title(name, fontweight="normal", fontsize="small")
-    figure.colorbar(shown, ax=axes.ravel().tolist(), label=unit, shrink=0.85, extend="max")
+    extend = "both" if signed else "max"
+    figure.colorbar(shown, ax=axes.ravel().tolist(), label=unit, shrink=0.85, extend=extend)
     return figure
 
 
@@ -281,29 +289,35 @@ def learning_curves(
     return figure
 
 
-def seed_dots(
-    table: pd.DataFrame, columns: Sequence[str], x: str, hue: str, title: str, *, zero: bool = False
-) -> Figure:
-    """Draw one dot a seed and the mean as a bar, by category and group: the spread is seen.
+def intervals(
+    table: pd.DataFrame, value: str, title: str, *, panel: str, x: str, hue: str, label: str,
+    lines: Mapping[str, float] | None = None, across: int = 4,
+) -> Figure:  # fmt: skip
+    """Draw values with their intervals: a panel for each `panel`, groups side by side, a line at nothing.
 
     Args:
-        table: columns `x` (categories), `hue` (groups) and the measured columns.
-        zero: draw the line of no difference.
+        table: columns `panel`, `x` and `hue` (categories), `value`, "<value>_low" and "<value>_high".
+        label: of the values' axis, with its unit.
+        lines: other values to compare with, dashed, by what they are.
+        across: panels in a row.
     """
-    figure, axes = panels(1, len(columns), 2.9 * len(columns), 3.4, title)
-    table = table.assign(**{x: table[x].astype(str), hue: table[hue].astype(str)})
-    count = table[hue].nunique()
-    place = {"x": x, "hue": hue, "palette": HUES[:count], "legend": False}
-    for ax, column in zip(axes.flat, columns, strict=True):
-        sns.stripplot(table, y=column, **place, dodge=True, jitter=False, alpha=0.75, ax=ax)
-        sns.pointplot(
-            table, y=column, **place | {"legend": column == columns[0]}, dodge=0.8 - 0.8 / count,
-            linestyle="none", marker="_", markersize=16, errorbar=None, ax=ax,
-        )  # fmt: skip
-        ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(column, column))
-        if zero:
-            ax.axhline(0, color="black", lw=0.9)
+    names, steps, groups = (list(dict.fromkeys(table[column])) for column in (panel, x, hue))
+    across, rows = min(across, len(names)), -(-len(names) // across)
+    figure, axes = panels(rows, across, 10, 2.9 * rows + 0.8, title)
+    for ax, name in zip(axes.flat, names, strict=False):
+        for j, group in enumerate(groups):
+            own = table[(table[panel] == name) & (table[hue] == group)]
+            place = [steps.index(step) + (j - (len(groups) - 1) / 2) * 0.5 / len(groups) for step in own[x]]
+            spread = own[value] - own[f"{value}_low"], own[f"{value}_high"] - own[value]
+            style = {"fmt": MARKERS[j], "color": HUES[j], "ms": 5, "capsize": 2.5, "lw": 1.3}
+            ax.errorbar(place, own[value], spread, label=str(group), **style)
+        ax.axhline(0, color="black", lw=0.9)
+        for text, at in (lines or {}).items():
+            ax.axhline(at, color="#777777", ls="--", lw=1.1, label=text)
+        ax.set(title=name, xlabel=LABELS.get(x, x), ylabel=label if ax in axes[:, 0] else "")
+        ax.set_xticks(range(len(steps)), [f"{s:g}" if isinstance(s, float) else str(s) for s in steps])
+    for ax in axes.flat[len(names) :]:
+        ax.axis("off")
     entries = axes.flat[0].get_legend_handles_labels()
-    axes.flat[0].get_legend().remove()
-    figure.legend(*entries, title=hue, loc="outside lower center", ncols=count)
+    figure.legend(*entries, loc="outside lower center", ncols=4)
     return figure

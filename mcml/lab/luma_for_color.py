@@ -133,24 +133,23 @@ class FixedLuma:
 
 def picture_points(
     picture: Path | tuple[str, np.ndarray], cells: Mapping[str, Path | str], rates: Sequence[float] = RATES,
-    shares: Sequence[float] = SHARES,
+    shares: Sequence[float] = SHARES, *, qualities: Mapping[float, float] | None = None,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Code a picture with every cell, at the same qualities of luma and several of colour.
-
-    The first cell says which qualities: those whose files have `rates` at `SHARE`.
 
     Args:
         picture: an image file, or a name and (H, W, 3) uint8.
         cells: models by a cell's name.
         rates: bits per pixel.
         shares: points of quality of colour beyond luma's.
+        qualities: of luma, by rate; by default those at which the first cell's files have `rates` at `SHARE`.
 
     Returns:
         Rows of decoder, prior, features, seed, image, target_bpp, quality, share, file_bytes, luma_bytes,
         bpp, psnr, psnr_color (of both planes' mean error), ciede2000, rgb_angle, and CIEDE2000 in `PLACES`.
     """
     name, image = (picture.stem, read_image(picture)) if isinstance(picture, Path) else picture
-    of, qualities, rows = FixedLuma(image), dict[float, float](), []
+    of, qualities, rows = FixedLuma(image), dict(qualities or {}), []
     for cell, model in cells.items():
         codec = LearnedCodec(model)
         code = of.coder(codec)
@@ -170,29 +169,41 @@ def measure(
     cells: Mapping[str, Path | str], images: ImageSet, folder: Path, rates: Sequence[float] = RATES, *,
     workers: int = 0, progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Measure cells on pictures; ``folder/points.csv`` keeps whole pictures, so a stopped run goes on.
+    """Measure cells on pictures, where that is not done; ``folder/points.csv`` grows picture by picture.
 
     Args:
         cells: models by a cell's name; all with the same luma.
         images: what to code.
-        folder: holds ``points.csv`` and ``run.json``.
+        folder: holds ``points.csv`` and ``run.json``, maybe of other cells, which stay.
         rates: see `picture_points`.
         workers: processes, 0 for as many as there are cores.
         progress: called with (done, total) after each picture.
 
     Raises:
-        UsageError: if the folder's points are of other pictures, models or rates.
+        UsageError: if the folder's points are of other pictures or rates, or of other models of these names.
     """
     file, record_file = folder / "points.csv", folder / "run.json"
-    models = {name: LearnedCodec(model).identity.hex() for name, model in cells.items()}
-    about = {"data": images.name, "data_hash": images.digest, "cells": models, "rates_bpp": list(rates)}
     record = json.loads(record_file.read_text("utf-8")) if record_file.exists() else {}
+    models = {name: LearnedCodec(model).identity.hex() for name, model in cells.items()}
+    about = {"data": images.name, "data_hash": images.digest, "rates_bpp": list(rates)}
+    about["cells"] = record.get("cells", {}) | models
     for name, value in about.items():
-        if record.get(name, value) != value:
+        was = record.get(name, value)
+        if was != value and (name != "cells" or was != {cell: value[cell] for cell in was}):
             raise UsageError(f"{folder}: its points are of other {name}; name another folder")
     rows = as_rows(pd.read_csv(file)) if file.exists() else []
-    done = {row["image"] for row in rows}
-    run = {"seconds": None, **provenance()}
+    done: dict[str, dict[Cell, dict[float, float]]] = {}  # by picture and cell, luma's qualities by rate
+    for row in rows:
+        own = done.setdefault(row["image"], {})
+        own.setdefault(Cell(*(row[n] for n in Cell._fields)), {})[row["target_bpp"]] = row["quality"]
+    calls = []
+    for path in images.paths:
+        known = done.get(path.stem, {})
+        lacking = {name: model for name, model in cells.items() if Cell.named(name) not in known}
+        if lacking:
+            qualities = next(iter(known.values()), None)
+            calls.append(partial(picture_points, path.absolute(), lacking, rates, qualities=qualities))
+    run = {"cells": list(cells), "seconds": None, **provenance()}
     write_record(folder, record | about, run)
     began = time.perf_counter()
 
@@ -200,7 +211,6 @@ def measure(
         rows.extend(points)
         atomic_write(file, to_csv(rows))
 
-    calls = [partial(picture_points, p.absolute(), cells, rates) for p in images.paths if p.stem not in done]
     side_by_side(calls, workers, progress, keep)
     write_record(folder, record | about, run | {"seconds": round(time.perf_counter() - began, 1)})
     return pd.DataFrame(rows)

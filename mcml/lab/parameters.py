@@ -72,6 +72,7 @@ def _listed(expected: str, fits: Callable[[float], bool], *, least: int = 1, who
 RATES = _listed("rates above 0, at most 24,", lambda v: 0 < v <= 24)
 CHECKS: dict[str, Check] = {
     "profile": (lambda v: isinstance(v, str) and v in profiles(), "one of the profiles"),
+    "measured": _text("a folder of results, from the repository's root"),
     "training_profile": _text("a training profile, as for mcml train"),
     "dataset": _text("a data set's name or a folder"),
     "test_dataset": _text("a data set's name or a folder, or '' for held-out ones", empty=True),

@@ -86,6 +86,7 @@ class NotebookRun(NamedTuple):
             "published": _contents(root / "data"),
             "parameters": self.parameters,
             "data": {name: image_set(name).digest for name in self.data_sets()},
+            "measured": _contents(root / self.parameters.get("measured", "data")),
             "models": {codec: _contents(Path(codec)) for codec in codecs if Path(codec).is_dir()},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -210,7 +210,9 @@ TWO_STEPS = {"model.luma.prior_steps": 2, "model.color.prior_steps": 2}
 
 
 @pytest.mark.parametrize(
-    "extra, quality", [({}, 40), ({}, 100), (ALONE | TWO_STEPS, 60)], ids=["", "escapes", "hyperpriors"]
+    "extra, quality",
+    [({}, 40), ({}, 100), (ALONE | TWO_STEPS, 60), (COLOR, 50)],
+    ids=["", "escapes", "hyperpriors", "color"],
 )
 def test_a_decoder_written_from_the_format_page_gives_the_same_symbols(codecs, crop, extra, quality):
     assert_reference(codecs("fusion", tiny_scalar, **extra), crop, quality)

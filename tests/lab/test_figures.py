@@ -228,19 +228,28 @@ def test_learning_curves_skip_what_a_run_lacks_and_smooth():
     assert loss.lines[0].get_color() == figures.STREAM_HUES["Y"]
 
 
-def test_seed_dots_show_each_seed_and_the_mean_beside_its_group():
+def test_intervals_show_each_value_between_its_ends_beside_its_group():
     rows = [
-        {"rate": rate, "kind": kind, "psnr": base + seed, "ciede2000": 1.0}
-        for rate in (0.1, 0.2) for kind, base in (("a", 30), ("b", 40)) for seed in range(3)
+        {"question": q, "target_bpp": rate, "start": start, "saved": v, "saved_low": v - 1,
+         "saved_high": v + 2}
+        for q, base in (("decoder", 0), ("prior", 10)) for rate in (0.15, 0.3)
+        for start, v in (("a", base - 3.0), ("b", base - 5 * rate))
     ]  # fmt: skip
-    ax, _ = drawn(
-        figures.seed_dots(pd.DataFrame(rows), ["psnr", "ciede2000"], "rate", "kind", "t", zero=True)
-    )
-    dots = np.concatenate([c.get_offsets() for c in ax.collections])
-    assert sorted(dots[:, 1]) == sorted(row["psnr"] for row in rows)
-    means = np.concatenate([line.get_xydata() for line in ax.lines if line.get_marker() == "_"])
-    means = means[np.isfinite(means).all(axis=1)]
-    assert sorted(means[:, 1]) == [31, 31, 41, 41]
-    for x, y in means:  # a mean stands over its own dots
-        assert np.isclose(dots[np.abs(dots[:, 1] - y) < 2][:, 0], x).sum() == 3
-    assert any(np.allclose(line.get_ydata(), 0) for line in ax.lines)
+    options = {"panel": "question", "x": "target_bpp", "hue": "start", "lines": {"CfL": -4.9}}
+    first, second = drawn(figures.intervals(pd.DataFrame(rows), "saved", "t", label="percent", **options))
+    assert [first.get_title(), second.get_title()] == ["decoder", "prior"]
+    for ax, base in ((first, 0), (second, 10)):
+        a, b = (bar.lines[0].get_xydata() for bar in ax.containers)
+        assert a[:, 1].tolist() == [base - 3, base - 3] and np.allclose(b[:, 1], [base - 0.75, base - 1.5])
+        assert (a[:, 0] < b[:, 0]).all() and np.allclose((a + b)[:, 0] / 2, [0, 1])
+        (ends,) = ax.containers[0].lines[2]
+        assert [part[:, 1].tolist() for part in ends.get_segments()] == 2 * [[base - 4, base - 1]]
+        levels = {line.get_ydata()[0] for line in ax.lines if len(set(line.get_ydata())) == 1}
+        assert {0, -4.9} <= levels
+    assert (first.get_ylabel(), second.get_ylabel()) == ("percent", "")
+    assert [text.get_text() for text in first.get_xticklabels()] == ["0.15", "0.3"]
+
+
+def test_signed_maps_lie_about_nothing():
+    *axes, bar = drawn(figures.error_maps({"m": np.array([[-3.0, 1.0]])}, "t", "gain", 2, signed=True))
+    assert axes[0].get_images()[0].get_clim() == (-2, 2) and bar.get_ylim() == (-2, 2)

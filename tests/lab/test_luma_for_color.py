@@ -120,6 +120,12 @@ def test_measuring_goes_on_and_refuses_other_points(folders, tmp_path):
     assert sorted(again.itertuples(index=False)) == sorted(whole.itertuples(index=False))
     record = json.loads((folder / "run.json").read_text("utf-8"))
     assert record["cells"].keys() == folders.keys() and "points.csv" in record["files"]
+    second = {"none_no_16_1": tiny_scalar(tmp_path / "second", "independent", seed=0).folder}  # the same luma
+    more = experiment.measure(second, images, folder, RATES[:1], workers=1)
+    assert len(more) == 1.5 * len(whole) and (more.groupby("image").quality.nunique() == 1).all()
+    assert json.loads((folder / "run.json").read_text("utf-8"))["cells"].keys() == {*folders, *second}
+    with pytest.raises(UsageError, match="of other cells"):
+        experiment.measure({"none_no_16_0": folders["codes_luma_16_0"]}, images, folder, RATES[:1])
     with pytest.raises(UsageError, match="of other rates_bpp"):
         experiment.measure(folders, images, folder, RATES, workers=1)
 

@@ -6,6 +6,7 @@ points.py --cells none_no_32_0=MODEL ... --data kodak --rates 0.15,0.3 --out FOL
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mcml.base.errors import McmlError
@@ -17,6 +18,7 @@ from mcml.lab.parameters import parse_bpp_list
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--cells", nargs="+", required=True, metavar="CELL=MODEL")
 parser.add_argument("--data", required=True, help="folder of photographs, or a data set's name")
+parser.add_argument("--every", type=int, default=1, help="take every so many pictures (1)")
 parser.add_argument("--rates", required=True, help="bits per pixel, by commas")
 parser.add_argument("--workers", type=int, default=0, help="processes; 0 means one for each core (0)")
 parser.add_argument("--out", type=Path, required=True, help="holds points.csv, which grows, and run.json")
@@ -24,6 +26,9 @@ options = parser.parse_args()
 cells = {cell: Path(model) for cell, _, model in (word.partition("=") for word in options.cells)}
 try:
     images, rates = image_set(options.data), parse_bpp_list(options.rates)
+    if options.every > 1:
+        name = f"{images.name}, 1 of {options.every}"
+        images = replace(images, name=name, paths=images.paths[:: options.every])
     now = {"cells": {cell: LearnedCodec(model).identity.hex() for cell, model in cells.items()}}
     now |= {"data_hash": images.digest, "rates_bpp": rates}
     file = options.out / "run.json"
