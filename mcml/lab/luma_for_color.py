@@ -229,7 +229,8 @@ def pairs(points: pd.DataFrame, cell: Sequence[object], reference: Sequence[obje
     Returns:
         Rows of seed, image, target_bpp; for each column of `JUDGED` "saved_<column>" and
         "color_saved_<column>", logarithms of bytes (of the file, of what is not luma's) over the reference's
-        at its value; and "gain_<column>", what the column gains (for each, more is better) at its bytes.
+        at its value (NaN where the cell never reaches it); and "gain_<column>", what the column gains (for
+        each, more is better) at its bytes.
     """
     own = points.assign(color_bytes=points.file_bytes - points.luma_bytes)
     groups = dict(list(own.groupby(["decoder", "prior", "features", "seed", "image", "target_bpp"])))
@@ -242,10 +243,9 @@ def pairs(points: pd.DataFrame, cell: Sequence[object], reference: Sequence[obje
         row = {"seed": seed, "image": image, "target_bpp": rate}
         curve = as_rows(curve)
         for kind, size in (("", "file_bytes"), ("color_", "color_bytes")):
-            logs = [r | {"log": math.log(r[size])} for r in curve]
-            for column in JUDGED:
-                wanted = at_rate(logs, at[column], "log", column, extend=True, smooth=True)
-                row[f"{kind}saved_{column}"] = wanted - math.log(at[size])
+            for column, sign in JUDGED.items():
+                there = _log_bytes(curve, size, column, sign, at[column])
+                row[f"{kind}saved_{column}"] = there - math.log(at[size])
         for column, sign in GAINED.items():
             if math.isfinite(at[column]):
                 there = at_rate(curve, at.file_bytes, column, "file_bytes", extend=True, smooth=True)
@@ -254,8 +254,27 @@ def pairs(points: pd.DataFrame, cell: Sequence[object], reference: Sequence[obje
     return pd.DataFrame(rows)
 
 
-def interval(values: pd.DataFrame, column: str, *, seed: int = 0) -> tuple[float, float, float]:
-    """Return a column's mean over seeds and pictures, and where 95 % of resampled means lie.
+def _log_bytes(
+    curve: Sequence[Mapping[str, float]], size: str, column: str, sign: int, wanted: float
+) -> float:
+    """Return the logarithm of the bytes with which a curve has a value; NaN where it never gets so good.
+
+    Of the curve as far as more bytes make it better: past the dials of training some end in a fall.
+    """
+    rising, best = [], -math.inf
+    for point in sorted(curve, key=lambda point: point[size]):
+        if sign * point[column] > best:
+            best = sign * point[column]
+            rising.append(point | {"log": math.log(point[size])})
+    if sign * wanted > best:
+        return math.nan
+    return at_rate(rising, wanted, "log", column, extend=True, smooth=True)
+
+
+def interval(values: pd.DataFrame, column: str, *, seed: int = 0) -> tuple[float, float, float, int]:
+    """Return a column's mean over seeds and pictures, the ends of its interval, and the number of pictures.
+
+    Between the ends lie 95 % of the means of resampled pictures and seeds.
 
     Both are resampled (bootstrap), each picture with all seeds and each seed with all pictures, since
     pictures share seeds and seeds pictures. With one seed the interval is over pictures alone.
@@ -267,12 +286,12 @@ def interval(values: pd.DataFrame, column: str, *, seed: int = 0) -> tuple[float
     """
     table = values.groupby(["seed", "image"])[column].mean().unstack().dropna(axis=1).to_numpy()
     if not table.size:
-        return math.nan, math.nan, math.nan
+        return math.nan, math.nan, math.nan, 0
     rng, (seeds, images) = np.random.default_rng(seed), table.shape
     by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
     by_image = rng.multinomial(images, np.full(images, 1 / images), DRAWS) / images
     low, high = np.percentile(((by_seed @ table) * by_image).sum(1), [2.5, 97.5])
-    return float(table.mean()), float(low), float(high)
+    return float(table.mean()), float(low), float(high), images
 
 
 def contrasts(features: int) -> dict[str, tuple[tuple, tuple]]:
@@ -309,9 +328,10 @@ def effects(
         for column, (rate, part) in product(JUDGED, parts):
             row = {"question": name, "column": column, "target_bpp": rate}
             for kind, label in (("saved", "bytes_percent"), ("color_saved", "color_percent")):
-                found = (100 * math.expm1(v) for v in interval(part, f"{kind}_{column}"))
-                row |= zip((label, f"{label}_low", f"{label}_high"), found, strict=True)
-            rows.append(row | {"seeds": part.seed.nunique(), "images": part.image.nunique()})
+                *found, images = interval(part, f"{kind}_{column}")
+                percent = [100 * math.expm1(value) for value in found]
+                row |= zip((label, f"{label}_low", f"{label}_high"), percent, strict=True)
+            rows.append(row | {"seeds": part.seed.nunique(), "images": images})
     return pd.DataFrame(rows)
 
 
@@ -321,7 +341,7 @@ def gains(points: pd.DataFrame, questions: Mapping[str, tuple[Sequence, Sequence
     for name, (cell, reference) in questions.items():
         pair = pairs(points, cell, reference)
         for (rate, part), column in product([*pair.groupby("target_bpp")] if len(pair) else [], GAINED):
-            found = interval(part, f"gain_{column}")
+            *found, _ = interval(part, f"gain_{column}")
             row = {"question": name, "column": column, "target_bpp": rate}
             rows.append(row | dict(zip(("gain", "gain_low", "gain_high"), found, strict=True)))
     return pd.DataFrame(rows)

@@ -45,7 +45,9 @@ def points_of(bytes_of, metric_of, *, seeds=(0, 1), images=("a", "b", "c")):
                     row = {"decoder": decoder, "prior": prior, "features": features, "seed": seed}
                     row |= {"image": image, "target_bpp": 0.3, "share": share, "luma_bytes": 1000.0}
                     row["file_bytes"] = 1000 + size(share)
-                    row |= dict.fromkeys(experiment.GAINED, value(share)) | {"psnr": metric_of(share)}
+                    for column, sign in experiment.GAINED.items():
+                        row[column] = value(share) if sign < 0 else 40 - value(share)
+                    row["psnr"] = metric_of(share)
                     rows.append(row)
     return pd.DataFrame(rows)
 
@@ -152,6 +154,19 @@ def test_half_of_colours_bytes_saved_is_read_as_such():
         assert row.color_percent_low == pytest.approx(-50) == row.color_percent_high
 
 
+def test_a_curve_that_falls_at_its_end_is_read_as_far_as_it_rises():
+    falls = lambda s: {-7.0: 5.0, 5.0: 4.0, 17.0: 4.5}[s]  # noqa: E731
+    points = points_of(
+        {NOTHING: (lambda s: 400 * 1.02**s, lambda s: 4.3), DECODER: (lambda s: 400 * 1.02**s, falls),
+         ("none", "luma", 32): (lambda s: 400 * 1.02**s, lambda s: 5 - s / 100)},
+        lambda share: 30 + share / 10,
+    )  # fmt: skip
+    of = {"falls": (DECODER, NOTHING), "never so good": (("none", "luma", 32), NOTHING)}
+    table = experiment.effects(points, of, by_rate=False).query("column == 'ciede2000'").set_index("question")
+    assert -24 < table.color_percent["falls"] < 0  # between the first two points, not behind the third
+    assert np.isnan(table.color_percent["never so good"]) and table.images["never so good"] == 0
+
+
 def test_gains_are_read_at_equal_bytes_and_lower_is_better_where_it_is():
     curve = lambda share: 400 * 1.02**share  # noqa: E731
     points = points_of(
@@ -160,7 +175,7 @@ def test_gains_are_read_at_equal_bytes_and_lower_is_better_where_it_is():
     )
     table = experiment.gains(points, {"decoder": (DECODER, NOTHING)}).set_index("column")
     assert table.gain["ciede2000"] == pytest.approx(0.5) == table.gain["flat_grey"]
-    assert table.gain["psnr_color"] == pytest.approx(-0.5) and table.gain["psnr"] == pytest.approx(0)
+    assert table.gain["psnr_color"] == pytest.approx(0.5) and table.gain["psnr"] == pytest.approx(0)
     assert experiment.gains(points, {"prior": (("none", "luma", 32), NOTHING)}).empty
 
 
@@ -169,15 +184,16 @@ def test_intervals_hold_the_spread_of_pictures_and_of_seeds():
     rng = np.random.default_rng(5)
     noise = rng.normal(size=len(images))
     rows = [{"seed": s, "image": i, "x": noise[i]} for s in seeds for i in images]
-    mean, low, high = experiment.interval(pd.DataFrame(rows), "x")
-    assert mean == pytest.approx(noise.mean())
+    mean, low, high, count = experiment.interval(pd.DataFrame(rows), "x")
+    assert (mean, count) == (pytest.approx(noise.mean()), 400)
     assert high - low == pytest.approx(2 * 1.96 * noise.std() / math.sqrt(len(images)), rel=0.1)
     rows = [{"seed": s, "image": i, "x": float(s)} for s in seeds for i in images]
-    mean, low, high = experiment.interval(pd.DataFrame(rows), "x")
+    mean, low, high, count = experiment.interval(pd.DataFrame(rows), "x")
     assert (mean, low) == (1, pytest.approx(0, abs=1 / 3 + 1e-9)) and high >= 5 / 3
     rows += [{"seed": 0, "image": "lacking elsewhere", "x": 99.0}]
     assert experiment.interval(pd.DataFrame(rows), "x")[0] == 1
-    assert np.isnan(experiment.interval(pd.DataFrame(rows[:0], columns=["seed", "image", "x"]), "x")).all()
+    nothing = experiment.interval(pd.DataFrame(columns=["seed", "image", "x"]), "x")
+    assert np.isnan(nothing[:3]).all() and nothing[3] == 0
 
 
 def test_the_questions_set_one_change_beside_what_lacks_it():
