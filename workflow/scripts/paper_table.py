@@ -19,6 +19,7 @@ from mcml.lab.curves import at_equal_bytes, mean_of
 from mcml.lab.output import as_rows, provenance, to_latex, to_markdown
 
 RATES = (0.15, 0.3, 0.489, 0.577, 0.596)  # the last three are the poster's
+FOLDERS = ("rate_distortion_kodak", "kodak_at_poster_rates")  # of points; slow codecs go on in the second
 METRICS = ("mse", "psnr", "ssim", "cmssim", "delta_e76", "rgb_angle", "ciede2000")
 KINDS = {
     "ours, scalar": ("scalar_fusion", "scalar_independent"),
@@ -60,12 +61,15 @@ def measured(points: pd.DataFrame, rates: Sequence[float]) -> list[dict[str, Any
     return rows
 
 
-def read_points(file: Path, more: Sequence[tuple[Path, str]]) -> pd.DataFrame:
+def read_points(files: Sequence[Path], more: Sequence[tuple[Path, str]]) -> pd.DataFrame:
     """Return the points of all codecs of the table, in its order; those of `more` folders with their notes.
+
+    Files may go on with each other's curves.
 
     A model's folder, as ``joint_rgb/model``, is named by what holds it.
     """
-    whole, tables = pd.read_csv(file), {}
+    whole, tables = pd.concat(map(pd.read_csv, files)), {}
+    whole = whole.drop_duplicates(["codec", "image", "quality"])
     for kind, names in KINDS.items():
         chosen = whole[whole.codec.isin(names)].assign(kind=kind, note="")
         tables[kind] = [chosen[chosen.codec == name] for name in names]
@@ -97,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--profile", default="released", help="whose results/<profile> holds curves and gets the table")
-    add("--points", type=Path, help="curves (results/<profile>/rate_distortion_kodak/points.csv)")
+    add("--points", type=Path, nargs="+", help="curves (those in results/<profile>)")
     add("--published", type=Path, default=Path("data/published"), help="folder of others' figures")
     add("--more", nargs=2, action="append", default=[], metavar=("FOLDER", "NOTE"),
         help="curves of further models of ours, by `mcml evaluate --out`, and a note on them")  # fmt: skip
@@ -105,11 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--out", type=Path, help="folder (results/<profile>)")
     options = parser.parse_args(arguments)
     out = options.out or Path("results") / options.profile
-    file = options.points or Path("results") / options.profile / "rate_distortion_kodak" / "points.csv"
+    places = [Path("results") / options.profile / name / "points.csv" for name in FOLDERS]
+    files = options.points or [place for place in places if place.exists()]
     more = [(Path(folder), note) for folder, note in options.more]
     rows = published(options.published)
-    rows += measured(read_points(file, more), [float(rate) for rate in options.rates.split(",")])
-    inputs = [options.published / "poster.csv", options.published / "li2018.csv", file]
+    rows += measured(read_points(files, more), [float(rate) for rate in options.rates.split(",")])
+    inputs = [options.published / "poster.csv", options.published / "li2018.csv", *files]
     write(rows, [*inputs, *(folder / "points.csv" for folder, _ in more)], out)
 
 
