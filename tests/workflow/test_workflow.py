@@ -20,6 +20,7 @@ from helpers import ROOT, TINY
 
 from mcml.cli.main import parser
 from mcml.cli.train import _recipe
+from mcml.lab import runner
 
 WORKFLOW = ROOT / "workflow"
 PROFILES = sorted(path.stem for path in (WORKFLOW / "config").glob("*.yaml"))
@@ -31,8 +32,6 @@ RULES = {
     "gpu": {"luma": 1, "cell": 48, "scalar": 3, "binary": 6, "curves": 14} | TRAINED,
     "released": {"curves": 9} | FIXED,
 }
-if not (ROOT / "notebooks" / "profiles" / "released.toml").exists():
-    del RULES["released"], PROFILES[PROFILES.index("released")]
 
 
 def start(folder, *words, profile="quick", **config):
@@ -100,6 +99,9 @@ def test_every_command_is_one_that_mcml_or_a_script_accepts(profile, dry_runs):
             parsed = commands[name].parse_intermixed_args(options)
             if name == "train":
                 _recipe(parsed, parsed.variant, parsed.set)
+            if name == "reproduce" and parsed.parameter:
+                values = dict(text.split("=") for text in parsed.parameter)
+                assert runner.plan(parsed.profile, parsed.only.split(",") if parsed.only else None, values)
         else:
             name = next(Path(w).name for w in words[1:] if w.endswith(".py") and "alone" not in w)
             text = (WORKFLOW / "scripts" / name).read_text("utf-8")

@@ -21,6 +21,7 @@ parser.add_argument("--data", required=True, help="folder of photographs, or a d
 parser.add_argument("--every", type=int, default=1, help="take every so many pictures (1)")
 parser.add_argument("--rates", required=True, help="bits per pixel, by commas")
 parser.add_argument("--workers", type=int, default=0, help="processes; 0 means one for each core (0)")
+parser.add_argument("--renew", action="store_true", help="drop points of other models, pictures or rates")
 parser.add_argument("--out", type=Path, required=True, help="holds points.csv, which grows, and run.json")
 options = parser.parse_args()
 cells = {cell: Path(model) for cell, _, model in (word.partition("=") for word in options.cells)}
@@ -29,12 +30,13 @@ try:
     if options.every > 1:
         name = f"{images.name}, 1 of {options.every}"
         images = replace(images, name=name, paths=images.paths[:: options.every])
-    now = {"cells": {cell: LearnedCodec(model).identity.hex() for cell, model in cells.items()}}
-    now |= {"data_hash": images.digest, "rates_bpp": rates}
+    now = {"data_hash": images.digest, "rates_bpp": rates}
+    models = {cell: LearnedCodec(model).identity.hex() for cell, model in cells.items()}
     file = options.out / "run.json"
     was = json.loads(file.read_text("utf-8")) if file.exists() else now
-    if any(was.get(name) != value for name, value in now.items()):
-        print(f"{options.out}: points of other cells, pictures or rates, measured anew", file=sys.stderr)
+    same = {cell: models.get(cell, model) for cell, model in was.get("cells", {}).items()}
+    if options.renew and (same != was.get("cells", {}) or any(was[name] != now[name] for name in now)):
+        print(f"{options.out}: points of other models, pictures or rates, measured anew", file=sys.stderr)
         for name in ("run.json", "points.csv"):
             (options.out / name).unlink(missing_ok=True)
     luma_for_color.measure(
