@@ -171,6 +171,8 @@ def measure(
 ) -> pd.DataFrame:  # fmt: skip
     """Measure cells on pictures, where that is not done; ``folder/points.csv`` grows picture by picture.
 
+    ``effects.csv``, ``gains.csv`` and ``features.csv`` beside it answer `contrasts` and `feature_questions`.
+
     Args:
         cells: models by a cell's name; all with the same luma.
         images: what to code.
@@ -212,8 +214,14 @@ def measure(
         atomic_write(file, to_csv(rows))
 
     side_by_side(calls, workers, progress, keep)
+    points = pd.DataFrame(rows)
+    questions, sweep = contrasts(int(points.features.max())), feature_questions(points)
+    tables = {"effects": effects(points, questions), "gains": gains(points, questions)}
+    tables["features"] = effects(points, sweep, by_rate=False)
+    for name, table in tables.items():
+        atomic_write(folder / f"{name}.csv", to_csv(as_rows(table)))
     write_record(folder, record | about, run | {"seconds": round(time.perf_counter() - began, 1)})
-    return pd.DataFrame(rows)
+    return points
 
 
 # ------------------------------------------------------------------------------------------ read
@@ -302,6 +310,13 @@ def contrasts(features: int) -> dict[str, tuple[tuple, tuple]]:
         "luma in the decoder": (decoder, nothing), "luma in the prior": (prior, nothing),
         "luma in both": (both, nothing), "in the decoder too": (both, prior),
     }  # fmt: skip
+
+
+def feature_questions(points: pd.DataFrame) -> dict[str, tuple[tuple, tuple]]:
+    """Return what fewer features cost with luma in the decoder or nowhere, by "decoder features"."""
+    own = points[points.prior == "no"]
+    cells = sorted({(n, decoder) for decoder, n in zip(own.decoder, own.features, strict=True)})
+    return {f"{decoder} {n}": ((decoder, "no", n), ("none", "no", cells[-1][0])) for n, decoder in cells}
 
 
 def effects(
