@@ -27,7 +27,7 @@ def cell(table: pd.DataFrame, where: Mapping[str, Any], column: str) -> float:
     """Return the value of the one row in which all of `where` holds; `DataError` if there is no such one."""
     rows = table
     for name, value in where.items():
-        rows = rows[rows[name] == value]
+        rows = rows[rows[name].isna() if value == "nan" else rows[name] == value]
     if len(rows) != 1:
         raise DataError(f"{len(rows)} rows with {dict(where)}: expected one")
     return float(rows[column].iloc[0])
