@@ -144,8 +144,11 @@ def train(options: argparse.Namespace) -> None:
     photographs = image_set(options.data)
     valid = image_set(options.valid).paths if options.valid else ()
     sources, initial = {"--data": f"{photographs.name}@{photographs.digest}"}, None
+    if options.take and not options.initial:
+        raise UsageError(f"--take {options.take}: from which model? give --from")
     if options.initial:
         initial, name = weights.load(options.initial), Path(options.initial).name
+        whole = weights.digest(initial)
         taken = [choose("stream", key, initial.streams) for key in options.take.split(",") if key]
         for key in set(initial.streams).difference(taken or initial.streams):
             del initial.streams[key]
@@ -161,7 +164,7 @@ def train(options: argparse.Namespace) -> None:
     record = _record(run, photographs, options)
     record |= {"ended": ended, "recipe": recipe.to_dict(), "trained": list(run.trained)}
     if initial is not None:
-        record["from"] = {"name": name, "sha256": weights.digest(initial)}
+        record["from"] = {"name": name, "sha256": whole}
     encoder = None
     if recipe.model.quantizer == "scalar":  # encoders see in files what they saw in training
         encoder = {"window_px": max(recipe.train.patch_px, LEAST_WINDOW_PX)}

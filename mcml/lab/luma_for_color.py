@@ -155,7 +155,8 @@ def picture_points(
         code = of.coder(codec)
         if not qualities:
             size = cache(lambda quality, code=code: code(quality, SHARE, decode=False)[0])
-            qualities = {r: encode_at_bpp(codec, image, r, encoder=size).quality for r in rates}
+            found = {r: encode_at_bpp(codec, image, r, encoder=size).quality for r in rates}
+            qualities = {r: float(f"{quality:.{DIGITS}g}") for r, quality in found.items()}  # as points keep
         for (rate, quality), share in product(qualities.items(), shares):
             data, luma_bytes, decoded = code(quality, share)
             sizes = {"file_bytes": len(data), "luma_bytes": luma_bytes, "bpp": 8 * len(data) / of.places.size}
@@ -219,7 +220,8 @@ def measure(
     tables = {"effects": effects(points, questions), "gains": gains(points, questions)}
     tables["features"] = effects(points, sweep, by_rate=False)
     for name, table in tables.items():
-        atomic_write(folder / f"{name}.csv", to_csv(as_rows(table)))
+        if len(table):
+            atomic_write(folder / f"{name}.csv", to_csv(as_rows(table)))
     write_record(folder, record | about, run | {"seconds": round(time.perf_counter() - began, 1)})
     return points
 
@@ -288,7 +290,7 @@ def interval(values: pd.DataFrame, column: str, *, seed: int = 0) -> tuple[float
     pictures share seeds and seeds pictures. With one seed the interval is over pictures alone.
 
     Args:
-        values: rows of seed, image and the column; NaN is left out with its picture.
+        values: rows of seed, image and the column; NaN is left out, and a picture that a seed lacks.
         column: what is read.
         seed: of the draws.
     """

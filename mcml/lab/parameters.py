@@ -72,7 +72,7 @@ def _listed(expected: str, fits: Callable[[float], bool], *, least: int = 1, who
 RATES = _listed("rates above 0, at most 24,", lambda v: 0 < v <= 24)
 CHECKS: dict[str, Check] = {
     "profile": (lambda v: isinstance(v, str) and v in profiles(), "one of the profiles"),
-    "measured": _text("a folder of results, from the repository's root"),
+    "measured": _text("where measured results lie, from the repository's root"),
     "training_profile": _text("a training profile, as for mcml train"),
     "dataset": _text("a data set's name or a folder"),
     "test_dataset": _text("a data set's name or a folder, or '' for held-out ones", empty=True),
@@ -83,10 +83,9 @@ CHECKS: dict[str, Check] = {
     "workers": _whole(0, note=" (0 means all cores)"),
     "seed": _whole(0),
     "seeds": _listed("whole numbers from 0", lambda v: 0 <= v <= 2**31, whole=True),
-    **dict.fromkeys(("batch", "steps", "color_steps", "entropy_steps"), _whole(1)),
+    **dict.fromkeys(("batch", "steps", "color_steps"), _whole(1)),
     "repeats": _whole(1, 1000),
     **dict.fromkeys(("width", "code_channels", "color_channels"), _whole(1, 1024)),
-    "feature_counts": _listed("whole numbers from 1 to 1024", lambda v: 1 <= v <= 1024, whole=True),
     **dict.fromkeys(("patch_px", "zoom_px"), _whole(8, 4096)),
     "crop_px": (lambda v: type(v) is int and (v == 0 or v >= 64), "pixels from 64, or 0 for whole images"),
     "target_bpp": _real("bits per pixel above 0, at most 24", lambda v: 0 < v <= 24),

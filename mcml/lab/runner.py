@@ -84,6 +84,7 @@ class NotebookRun(NamedTuple):
             "code": _contents(root / "mcml"),
             "lock": sha256(root / "requirements.lock"),
             "published": _contents(root / "data"),
+            "kept": {path.name: sha256(path) for path in (root / "results" / "released").glob("*.csv")},
             "parameters": self.parameters,
             "data": {name: image_set(name).digest for name in self.data_sets()},
             "measured": _contents(root / self.parameters.get("measured", "data")),

@@ -127,7 +127,10 @@ def test_chosen_streams_alone_are_taken_over(mcml, photo_folder, tmp_path):
         own = weights.load(tmp_path / taken / "model").streams
         assert same == {k for k in own if equal_tensors(own[k].state_dict(), first[k].state_dict())}
     failed(mcml(*arguments("photos", "Y", 3, *more)), 2, "--from was", "give another --run-dir")
+    record = weights.load_config(tmp_path / "Y" / "model")[1]["from"]
+    assert record["sha256"] == weights.digest(weights.load(tmp_path / "first" / "model"))
     failed(mcml(*arguments("photos", "other", 3, *more, "--take", "Cd")), 2, "unknown stream 'Cd'")
+    failed(mcml(*arguments("photos", "other", 3, "--take", "Y")), 2, "--take Y", "give --from")
 
 
 def test_budgets_of_the_command_line_replace_the_profile(mcml, photo_folder, tmp_path):

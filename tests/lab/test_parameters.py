@@ -27,11 +27,12 @@ VALUES = [  # names, good values, bad values
     ("target_bpp", [0.1, 1, 24], [0, -0.1, 24.1, "0.5", True, float("nan"), float("inf")]),
     ("patch_px zoom_px", [8, 256, 4096], [7, 4097, 64.0, "96"]),
     ("crop_px", [0, 64, 384], [1, 63, -8, 384.0]),
-    ("batch steps color_steps entropy_steps", [1, 6000], [0, 1.5, True]),
+    ("batch steps color_steps", [1, 6000], [0, 1.5, True]),
     ("repeats", [1, 5, 1000], [0, 1001, 1.0, True]),
     ("width code_channels color_channels", [1, 96, 1024], [0, 1025, 32.0]),
     ("gamma", [0, 1, 2.5], [-0.1, "1", True]),
     ("sample_image", ["", "kodim05"], [None, 3]),
+    ("measured", ["results/released/luma_for_color"], ["", None, 3]),
     ("held_out", ["", "chelsea,coffee"], [None, ["chelsea"]]),
     ("profile", ["quick"], ["fast", "", 1]),
     ("training_profile", ["quick", "cpu"], ["", 1]),
@@ -42,7 +43,6 @@ VALUES = [  # names, good values, bad values
     ("qualities", ["6,45", "0, 50,100"], ["", "6", "a,b", "-1,5", "5,101", "5,nan", 6]),
     ("dials", ["-1,2", "-3, 0.5, 20"], ["", "1", "a,b", "-21,0", "0,nan", 3]),
     ("seeds", ["0", "0,1,2"], ["", "-1", "0.5", "a", 3]),
-    ("feature_counts", ["12", "12,36"], ["", "0", "1025", "1.5", "a", 12]),
 ]
 
 

@@ -163,6 +163,7 @@ def test_every_place_among_the_parameters_is_known_as_one():
 
 def test_the_fingerprint_follows_everything_that_decides_the_results(checkout, photo_folder, tmp_path):
     places = {name: str(tmp_path / name) for name in ("dataset", "test_dataset", "codecs")}
+    places["measured"] = "results/released/points"
     for name in ("dataset", "test_dataset"):
         shutil.copytree(photo_folder, tmp_path / name)
     run = runner.NotebookRun(runner.notebooks()[0], places)
@@ -175,6 +176,8 @@ def test_the_fingerprint_follows_everything_that_decides_the_results(checkout, p
         (checkout / "mcml" / "data" / "registry.toml", b"x = 1\n"),
         (checkout / "requirements.lock", b"x==1\n"),
         (checkout / "data" / "published" / "curves.csv", b"x\n1\n"),
+        (checkout / "results" / "released" / "points" / "one" / "points.csv", b"x\n1\n"),
+        (checkout / "results" / "released" / "paper_table.csv", b"x\n1\n"),
         (tmp_path / "codecs" / "notes.txt", b"x"),
         (tmp_path / "dataset" / "two.png", (photo_folder / "one.png").read_bytes()),
         (tmp_path / "test_dataset" / "two.png", (photo_folder / "one.png").read_bytes()),

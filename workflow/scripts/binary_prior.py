@@ -80,7 +80,7 @@ def main() -> None:
     add("--coder", action="append", required=True, metavar="NAME=MODEL", help="the same with luma")
     add("--data", default="kodak", help="photographs")
     add("--rates", default=",".join(map(str, RATES)), help="bits a pixel of files without luma")
-    add("--out", type=Path, default=Path("results/released/luma_for_color"), help="folder")
+    add("--out", type=Path, default=Path("results/released/luma_for_color/binary"), help="folder")
     options = parser.parse_args()
     began, photographs = time.perf_counter(), image_set(options.data)
     without = LearnedCodec(options.without)
