@@ -281,7 +281,7 @@ def _log_bytes(
     return at_rate(rising, wanted, "log", column, extend=True, smooth=True)
 
 
-def interval(values: pd.DataFrame, column: str, *, seed: int = 0) -> tuple[float, float, float, int]:
+def interval(values: pd.DataFrame, column: str) -> tuple[float, float, float, int]:
     """Return a column's mean over seeds and pictures, the ends of its interval, and the number of pictures.
 
     Between the ends lie 95 % of the means of resampled pictures and seeds.
@@ -292,12 +292,11 @@ def interval(values: pd.DataFrame, column: str, *, seed: int = 0) -> tuple[float
     Args:
         values: rows of seed, image and the column; NaN is left out, and a picture that a seed lacks.
         column: what is read.
-        seed: of the draws.
     """
     table = values.groupby(["seed", "image"])[column].mean().unstack().dropna(axis=1).to_numpy()
     if not table.size:
         return math.nan, math.nan, math.nan, 0
-    rng, (seeds, images) = np.random.default_rng(seed), table.shape
+    rng, (seeds, images) = np.random.default_rng(0), table.shape
     by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
     by_image = rng.multinomial(images, np.full(images, 1 / images), DRAWS) / images
     low, high = np.percentile(((by_seed @ table) * by_image).sum(1), [2.5, 97.5])

@@ -87,7 +87,9 @@ class NotebookRun(NamedTuple):
             "kept": {path.name: sha256(path) for path in (root / "results" / "released").glob("*.csv")},
             "parameters": self.parameters,
             "data": {name: image_set(name).digest for name in self.data_sets()},
-            "measured": _contents(root / self.parameters.get("measured", "data")),
+            "measured": _contents(root / self.parameters["measured"])
+            if "measured" in self.parameters
+            else {},
             "models": {codec: _contents(Path(codec)) for codec in codecs if Path(codec).is_dir()},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
