@@ -148,7 +148,7 @@ def tiny(folder, luma_steps=2, cell_steps=2, entropy_steps=20):
     config = yaml.safe_load((WORKFLOW / "config" / "quick.yaml").read_text("utf-8"))
     config["luma"] = {"parts": [{"steps": luma_steps, "set": SMALL}]}
     config["cells"] = {"from_nothing": [{"features": [4], "seeds": [0], "steps": cell_steps, "set": SMALL}]}
-    config["entropy"] = [{"steps": entropy_steps}]
+    config["entropy"] = {"steps": entropy_steps}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config), "utf-8")
     target = "results/quick/records/models/from_nothing_codes_no_4_0.json"
     return ["--configfile", str(folder / "tiny.yaml"), "--cores", "2", target]
