@@ -31,7 +31,7 @@ reproduce: $(READY) ## Run every notebook and write results/quick/report.html (P
 
 # Its own lock, in the Snakefile, ends with the process; snakemake's outlive a kill.
 paper: $(FLOW) ## Remake every table: PROFILE=quick, released (shipped weights, Kodak), cpu or gpu (hours)
-	@$(BIN)/snakemake --snakefile workflow/Snakefile --cores $(CORES) --resources notebooks=1 gpu=$(GPUS) --nolock \
+	@$(BIN)/snakemake --snakefile workflow/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --nolock \
 	  --rerun-incomplete --show-failed-logs --quiet rules --config profile=$(PROFILE) $(ARGS)
 
 test: $(FLOW) ## Run the whole test suite, notebooks included

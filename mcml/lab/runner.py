@@ -17,7 +17,6 @@ import re
 import shutil
 import signal
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -204,8 +203,7 @@ def reproduce(
         if only or not runs:
             raise DataError(f"notebooks {missing}")
     folder = results_root() / profile
-    with _stopped_by_signals() as caught, _lock(folder, say):
-        shutil.rmtree(folder / ".scratch", ignore_errors=True)  # left by a run that was killed
+    with _stopped_by_signals() as caught:
         for run in runs:
             run.check_data()
         say(f"profile {profile}: {len(runs)} notebook{'s' * (len(runs) != 1)}")
@@ -214,15 +212,17 @@ def reproduce(
         for run in runs:
             if caught:  # while no kernel ran that could end by it
                 raise StoppedError(caught[0])
-            fingerprint, start = run.fingerprint(), time.perf_counter()
-            if _is_finished(folder / run.name, fingerprint):
-                say(f"{run.name}: finished before and unchanged, skipped")
-            else:
-                _execute(run, folder, fingerprint, progress)
-                say(f"{run.name}: done in {time.perf_counter() - start:.0f} s")
-        usual = {run.name: run.parameters for run in plan(profile)}
-        have = [p.stem for p in notebooks() if (folder / p.stem / "complete.json").is_file()]
-        return build_report(folder, {name: usual.get(name, {}) for name in have}, missing)
+            with _lock(folder, run.name, say):
+                fingerprint, start = run.fingerprint(), time.perf_counter()
+                if _is_finished(folder / run.name, fingerprint):
+                    say(f"{run.name}: finished before and unchanged, skipped")
+                else:
+                    _execute(run, folder, fingerprint, progress)
+                    say(f"{run.name}: done in {time.perf_counter() - start:.0f} s")
+        with _lock(folder, "report"):
+            usual = {run.name: run.parameters for run in plan(profile)}
+            have = [p.stem for p in notebooks() if (folder / p.stem / "complete.json").is_file()]
+            return build_report(folder, {name: usual.get(name, {}) for name in have}, missing)
 
 
 def _is_finished(results: Path, fingerprint: str) -> bool:
@@ -240,7 +240,8 @@ def _execute(run: NotebookRun, folder: Path, fingerprint: str, progress: Progres
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    scratch = folder / ".scratch" / uuid.uuid4().hex[:12]
+    scratch = folder / ".scratch" / run.name
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a run that was killed
     executed, results = scratch / f"{run.name}.ipynb", scratch / folder.name / run.name
     kept = folder / ".failed" / executed.name
     cells = 1 + len(json.loads(run.path.read_text("utf-8"))["cells"])  # papermill adds one: the parameters
@@ -268,7 +269,8 @@ def _execute(run: NotebookRun, folder: Path, fingerprint: str, progress: Progres
         files = {path.name: sha256(path) for path in sorted(results.iterdir())}
         record = {"fingerprint": fingerprint, "files": files}
         atomic_write(results / "complete.json", json.dumps(record, indent=2) + "\n")
-        replace_folder(results, folder / run.name)
+        with _lock(folder, "report"):  # which reads it
+            replace_folder(results, folder / run.name)
         kept.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: results cannot be written there ({error.strerror or error})") from error
@@ -345,13 +347,13 @@ def _stopped_by_signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Let one run at a time work on a profile; the system frees the lock of a killed one."""
-    check_writable(folder / ".lock")
-    with open(folder / ".lock", "a+") as handle:
+def _lock(folder: Path, name: str, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Let one run at a time work on a notebook, or the report; the system frees the lock of a killed one."""
+    check_writable(file := folder / f".{name}.lock")
+    with open(file, "a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another run is at work on profile '{folder.name}': waiting for it to end")
+            say(f"{name}: another run is at work on it, waiting for its end")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -16,7 +16,7 @@ DIALS = {"binary": (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0), "scalar": (0.0, 0.2, 0.4, 
 
 def to_tensor(image: np.ndarray) -> Tensor:
     """Turn (H, W, 3) uint8 into (1, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    return torch.tensor(image).permute(2, 0, 1)[None].float() / 255
 
 
 @torch.no_grad()

@@ -319,17 +319,17 @@ def test_a_signal_leaves_neither_processes_nor_half_results(checkout, tmp_path, 
     assert record["command"] == "mcml reproduce --profile small --only 01"
 
 
-def test_a_second_run_waits_for_the_first(tmp_path):
+def test_a_second_run_of_a_notebook_waits_for_the_first(tmp_path):
     code = f"""
 from pathlib import Path
 from mcml.lab import runner
-with runner._lock(Path({str(tmp_path)!r}), lambda line: print(line, flush=True)):
+with runner._lock(Path({str(tmp_path)!r}), "01_first", lambda line: print(line, flush=True)):
     print("mine", flush=True)
 """
-    with open(tmp_path / ".lock", "a+") as handle:
+    with runner._lock(tmp_path, "02_second"), open(tmp_path / ".01_first.lock", "a+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert f"another run is at work on profile '{tmp_path.name}'" in other.stdout.readline()
+        assert other.stdout.readline() == "01_first: another run is at work on it, waiting for its end\n"
         fcntl.flock(handle, fcntl.LOCK_UN)
         assert other.communicate(timeout=60)[0].strip() == "mine"
 

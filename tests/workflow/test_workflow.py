@@ -25,10 +25,10 @@ from mcml.lab import runner
 WORKFLOW = ROOT / "workflow"
 PROFILES = sorted(path.stem for path in (WORKFLOW / "config").glob("*.yaml"))
 FIXED = {"data": 1, "rate_distortion": 1, "paper_table": 1, "report": 1, "all": 1}
-TRAINED = {"joint": 4, "literal": 1, "entropy": 5} | FIXED
+TRAINED = {"joint": 4, "literal": 1, "entropy": 7, "coders": 1, "beside": 1} | FIXED
 RULES = {
     "quick": {"luma": 1, "cell": 12, "points": 3, "scalar": 2, "binary": 4, "curves": 11} | TRAINED,
-    "cpu": {"cell": 28, "points": 3, "scalar": 2, "binary": 10, "curves": 14} | TRAINED,
+    "cpu": {"cell": 40, "points": 4, "scalar": 2, "binary": 10, "curves": 14} | TRAINED,
     "gpu": {"luma": 1, "cell": 48, "points": 2, "scalar": 3, "binary": 6, "curves": 14} | TRAINED,
     "released": {"points": 1, "curves": 9} | FIXED,
 }

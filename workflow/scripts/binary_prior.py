@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mcml.base.errors import UsageError
+from mcml.base.errors import McmlError, UsageError
 from mcml.base.files import atomic_write, to_csv
 from mcml.codec import container
 from mcml.codec.interface import encode_at_bpp
@@ -88,6 +89,8 @@ def main() -> None:
     rates, rows = [float(rate) for rate in options.rates.split(",")], []
     for path in photographs.paths:
         rows += picture(path, without, coders, rates)
+    if not rows:
+        raise UsageError(f"no picture has files of {options.rates} bits per pixel without luma")
     table = summary(rows)
     print_table(table)
     atomic_write(options.out / "binary_points.csv", to_csv(rows))
@@ -101,8 +104,11 @@ def main() -> None:
         "entropy": {"without": without.config["record"].get("entropy"), **entropy},
     }  # fmt: skip
     seconds = round(time.perf_counter() - began, 1)
-    write_record(options.out, record, {"rule": "binary_prior", "seconds": seconds, **provenance()})
+    write_record(options.out, record, {"rule": "coders", "seconds": seconds, **provenance()})
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except McmlError as error:
+        sys.exit(f"binary_prior: {error}")
