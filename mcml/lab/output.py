@@ -84,8 +84,8 @@ def to_latex(rows: Sequence[Row], caption: str = "") -> str:
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print rows as a rounded table, the first column to the left and the others to the right."""
-    lines = _lines(rows)
+    """Print rows as a rounded table, the first column to the left and the others to the right; or nothing."""
+    lines = _lines(rows) if rows else []
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:
         texts = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]

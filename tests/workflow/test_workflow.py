@@ -25,7 +25,7 @@ from mcml.lab import runner
 WORKFLOW = ROOT / "workflow"
 PROFILES = sorted(path.stem for path in (WORKFLOW / "config").glob("*.yaml"))
 FIXED = {"data": 1, "rate_distortion": 1, "paper_table": 1, "report": 1, "all": 1}
-TRAINED = {"joint": 4, "literal": 1, "entropy": 7, "coders": 1, "beside": 1} | FIXED
+TRAINED = {"joint": 4, "literal": 1, "entropy": 7, "coders": 1, "joint_table": 1} | FIXED
 RULES = {
     "quick": {"luma": 1, "cell": 12, "points": 3, "scalar": 2, "binary": 4, "curves": 11} | TRAINED,
     "cpu": {"cell": 40, "points": 4, "scalar": 2, "binary": 10, "curves": 14} | TRAINED,
@@ -135,6 +135,22 @@ def test_remade_means_beyond_tolerance_are_told():
     assert [(row["column"], row["remade"], row["kept"], row["difference"]) for row in beyond] == [
         ("psnr", 2.25, 2.0, 0.25)
     ]
+
+
+@pytest.mark.parametrize("psnr, beyond", [(0.0, "0 of 4"), (1.0, "1 of 4")])
+def test_curves_beside_kept_ones_say_how_many_means_drift(tmp_path, psnr, beyond):
+    points = pd.read_csv(ROOT / "results/released/rate_distortion_kodak/points.csv")
+    kept = points[points.codec == "webp"]
+    about = {"data": "kodak", "data_hash": "1", "images": 24, "settings": {"webp": "method 6"}, "commit": "c"}
+    for name, table in (("kept", kept), ("remade", kept.assign(psnr=kept.psnr + psnr))):
+        (tmp_path / name).mkdir()
+        table.to_csv(tmp_path / name / "points.csv", index=False)
+        (tmp_path / name / "run.json").write_text(json.dumps(about), "utf-8")
+    script = [sys.executable, str(WORKFLOW / "scripts" / "rate_distortion.py"), f"webp={tmp_path / 'remade'}"]
+    script += ["--rates", "0.3", "--kept", str(tmp_path / "kept"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(script, check=True, capture_output=True, text=True)
+    assert f"{beyond} means differ from the kept ones beyond tolerance" in done.stdout
+    assert len(pd.read_csv(tmp_path / "out" / "drift.csv")) == 4
 
 
 # ------------------------------------------------------------------------------------------- runs
