@@ -17,6 +17,7 @@ import re
 import shutil
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -240,8 +241,9 @@ def _execute(run: NotebookRun, folder: Path, fingerprint: str, progress: Progres
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    scratch = folder / ".scratch" / run.name
-    shutil.rmtree(scratch, ignore_errors=True)  # left by a run that was killed
+    own = folder / ".scratch" / run.name
+    shutil.rmtree(own, ignore_errors=True)  # left by a run that was killed, whose kernel may still be ending
+    scratch = own / uuid.uuid4().hex[:12]
     executed, results = scratch / f"{run.name}.ipynb", scratch / folder.name / run.name
     kept = folder / ".failed" / executed.name
     cells = 1 + len(json.loads(run.path.read_text("utf-8"))["cells"])  # papermill adds one: the parameters
@@ -282,7 +284,7 @@ def _execute(run: NotebookRun, folder: Path, fingerprint: str, progress: Progres
     finally:
         os.environ.clear()
         os.environ.update(before)
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def _explained(name: str, error: Any, kept: Path) -> McmlError:
