@@ -65,8 +65,9 @@ fuzz: $(READY) ## Feed the decoder a million damaged files (RUNS=, SECONDS=)
 lab: $(READY) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_data_preparation.ipynb
 
-lint: $(READY) ## Format and lint code and notebooks
+lint: $(READY) ## Format and lint code and notebooks, write the notebooks' text anew
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	@$(BIN)/python tests/regenerate.py --text
 
 refresh: $(READY) ## Execute the committed notebooks anew and rewrite golden files and README figures
 	@$(BIN)/python tests/regenerate.py

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import golden_files
+import jupytext
 import nbformat
 from nbclient import NotebookClient
 
@@ -33,8 +34,19 @@ def execute(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
+def write_text(path: Path) -> None:
+    """Write a notebook's code and prose beside it, for reading its changes as a diff."""
+    config = jupytext.config.load_jupytext_configuration_file(str(ROOT / "pyproject.toml"))
+    notebook = jupytext.read(path, config=config)
+    jupytext.write(notebook, path.parent / "text" / f"{path.stem}.py", fmt="py:percent", config=config)
+
+
 def main() -> None:
-    """Regenerate everything, or only the notebooks whose names start with an argument."""
+    """Regenerate everything, or the notebooks whose names start with an argument; --text: their text."""
+    if sys.argv[1:] == ["--text"]:
+        for path in (ROOT / "notebooks").glob("*.ipynb"):
+            write_text(path)
+        return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MCML_RESULTS"] = folder
         os.environ.pop("MCML_DATA", None)
@@ -42,6 +54,7 @@ def main() -> None:
             if not sys.argv[1:] or path.name.startswith(tuple(sys.argv[1:])):
                 print(f"executing {path.name}", flush=True)
                 execute(path)
+                write_text(path)
         zooms = Path(folder) / "quick" / "05_artifact_visualization" / "zooms.png"
         if zooms.exists():
             shutil.copyfile(zooms, ROOT / "docs" / "figures" / "artefacts.png")

@@ -2,10 +2,13 @@
 
 import ast
 import re
+import shutil
 import tomllib
+from pathlib import Path
 
 import nbformat
 import pytest
+import regenerate
 from helpers import ROOT, notebooks
 
 from mcml.lab import parameters, runner
@@ -22,6 +25,19 @@ def tags(cell):
 
 def prose(path):
     return "\n".join(cell.source for cell in CELLS[path] if cell.cell_type == "markdown")
+
+
+@each_notebook
+def test_its_text_is_in_step(path, tmp_path):
+    """`make lint` writes it anew."""
+    (tmp_path / "text").mkdir()
+    regenerate.write_text(Path(shutil.copy(path, tmp_path)))
+    text = path.parent / "text" / f"{path.stem}.py"
+    assert text.read_text("utf-8") == (tmp_path / "text" / text.name).read_text("utf-8")
+
+
+def test_no_text_is_left_of_a_notebook_that_is_gone():
+    assert {p.stem for p in (ROOT / "notebooks" / "text").iterdir()} == {path.stem for path in CELLS}
 
 
 @each_notebook
