@@ -23,8 +23,8 @@ def add_commands(commands: Any) -> None:
     """Declare the commands on files."""
     add = add_command(commands, compress)
     add("words", nargs="+", metavar="IMAGE", help="files, folders of them, or patterns as 'photos/*.png'")
-    add("--bpp", type=number(float, 1e-4, 24), help="bits per pixel to hit; 0.3 if --rate is not given")
-    add("--rate", type=number(float, 0, 100), help="the dial, 0 to 100, instead of --bpp")
+    add("--bpp", type=number(float, 1e-4, 24), help="bits per pixel to hit; 0.3 if --quality is not given")
+    add("--quality", type=number(float, 0, 100), help="the dial, 0 to 100, instead of --bpp")
     add("--model", default="scalar_fusion", help="a released model, or its folder (scalar_fusion)")
     add("-o", "--output", default="", help="file, or folder for several; else beside each image as .mcml")
     add("--adaptive", action="store_true", help="send importance maps (--model fusion)")
@@ -54,7 +54,7 @@ def compress(options: argparse.Namespace) -> None:
     """Compress images with a learned codec to .mcml files, and print their sizes and metrics.
 
     mcml compress photo.png --bpp 0.3
-    mcml compress 'photos/*.png' -o compressed/ --rate 40
+    mcml compress 'photos/*.png' -o compressed/ --quality 40
     mcml compress photo.png --effort high
     mcml compress photo.png --model fusion --layers 4
     """
@@ -63,8 +63,8 @@ def compress(options: argparse.Namespace) -> None:
     from mcml.data.images import EXTENSIONS, read_image
     from mcml.metrics import distortion
 
-    if options.bpp is not None and options.rate is not None:
-        raise UsageError("--bpp and --rate: give one of them")
+    if options.bpp is not None and options.quality is not None:
+        raise UsageError("--bpp and --quality: give one of them")
     if compressed := [word for word in options.words if word.lower().endswith(SUFFIX)]:
         raise UsageError(f"{compressed[0]} is compressed already: `mcml decompress` makes a picture of it")
     pairs = pair_outputs(find_inputs(options, EXTENSIONS, "image"), options, SUFFIX)
@@ -87,11 +87,11 @@ def compress(options: argparse.Namespace) -> None:
         if options.effort == "high":
             from mcml.codec.search import refined_encoder
 
-            wanted = {"quality": options.rate, "target_bpp": options.bpp or 0.3}
+            wanted = {"quality": options.quality, "target_bpp": options.bpp or 0.3}
             encode = refined_encoder(codec, image, **wanted, **own, progress=progress)
         else:
             encode = codec.encoder(image, **own)
-        nearest, quality = None, options.rate
+        nearest, quality = None, options.quality
         if quality is None:
             nearest = encode_at_bpp(codec, image, options.bpp or 0.3, encoder=encode)
             quality = nearest.quality

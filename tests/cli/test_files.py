@@ -19,7 +19,7 @@ from mcml.lab.output import format_value
 from mcml.metrics import distortion as metrics
 
 MEASURES = ["psnr", "ms_ssim", "ciede2000"]
-BRIEFLY = ["--rate", 5, "--no-metrics"]
+BRIEFLY = ["--quality", 5, "--no-metrics"]
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,10 @@ def test_compress_and_decompress_are_the_codec_and_the_table_its_measures(mcml, 
     "options, kind",
     [
         ([], "default"),
-        (["--rate", 40, "--color-share", -10], "shared"),
-        (["--model", "fusion", "--rate", 60], "uniform"),
-        (["--model", "fusion", "--rate", 60, "--adaptive"], "adaptive"),
-        (["--model", "fusion", "--rate", 60, "--layers", 3], "layered"),
+        (["--quality", 40, "--color-share", -10], "shared"),
+        (["--model", "fusion", "--quality", 60], "uniform"),
+        (["--model", "fusion", "--quality", 60, "--adaptive"], "adaptive"),
+        (["--model", "fusion", "--quality", 60, "--layers", 3], "layered"),
     ],
 )
 def test_rate_and_options_reach_the_encoder(mcml, folder, files, tmp_path, options, kind):
@@ -205,11 +205,11 @@ def test_pictures_and_compressed_files_in_each_other_s_place_are_told_apart(mcml
         ("photos -o one.jpg", "--output one.jpg: several inputs need a folder"),
         ("photos/*.png -o one.jpg", "several inputs need a folder"),
         ("one.??g -o x.mcml", "several inputs need a folder"),
-        ("photos/one.png --bpp 0.3 --rate 3", "--bpp and --rate: give one of them"),
+        ("photos/one.png --bpp 0.3 --quality 3", "--bpp and --quality: give one of them"),
         ("photos/one.png --bpp 0", "--bpp: expected a number from 0.0001 to 24, not '0'"),
         ("photos/one.png --bpp nan", "--bpp: expected a number from"),
-        ("photos/one.png --rate 100.5", "--rate: expected a number from 0 to 100, not '100.5'"),
-        ("photos/one.png --rate nan", "--rate: expected a number from"),
+        ("photos/one.png --quality 100.5", "--quality: expected a number from 0 to 100, not '100.5'"),
+        ("photos/one.png --quality nan", "--quality: expected a number from"),
         ("photos/one.png --model fusoin", "unknown model 'fusoin': did you mean 'fusion'"),
         ("photos/one.png ''", "an input's name is empty"),
         ("one.jpg", "one.mcml is a folder"),
@@ -255,7 +255,7 @@ def test_pictures_without_one_right_reading_are_refused_and_the_others_compresse
     header = f"P6 {crop.shape[1]} {crop.shape[0]} 65535\n".encode()
     (folder / "deep.ppm").write_bytes(header + (crop.astype(">u2") * 257).tobytes())
     (folder / "cut.png").write_bytes((folder / "one.png").read_bytes()[:900])
-    result = mcml("compress", "photos", "none.png", "*.gif", "empty*/", "-o", "out", "--rate", 10)
+    result = mcml("compress", "photos", "none.png", "*.gif", "empty*/", "-o", "out", "--quality", 10)
     assert [row["image"] for row in table(result, 1)] == ["photos/one.png", "photos/two.png"]
     assert files_of(tmp_path / "out") == ["one.mcml", "two.mcml"]
     wanted = [
@@ -289,7 +289,7 @@ def test_tiny_pictures_come_back_in_their_size(mcml, crop, tmp_path):
     sizes = [(1, 1), (7, 9), (1, 40)]
     for number, (height, width) in enumerate(sizes):
         Image.fromarray(crop[:height, :width]).save(tmp_path / f"{number}.png")
-    table(mcml("compress", ".", "--rate", 50))
+    table(mcml("compress", ".", "--quality", 50))
     table(mcml("decompress", "."))
     assert [read_image(tmp_path / f"{i}.decoded.png").shape[:2] for i in range(3)] == sizes
 

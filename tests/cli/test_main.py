@@ -114,7 +114,7 @@ for words, more in ((["--help"], {"numpy", "PIL"}), (["train", "--help"], {"nump
 @pytest.mark.parametrize(
     "words, number, code, said, rows",
     [
-        (["compress", "--rate", "5", "--no-metrics"], signal.SIGINT, 130, "interrupted", 1),
+        (["compress", "--quality", "5", "--no-metrics"], signal.SIGINT, 130, "interrupted", 1),
         (["compare"], signal.SIGTERM, 143, "terminated", 0),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_closed_pipe_is_quiet(photo_folder):
 
 def test_the_progress_line_names_the_file_and_goes_when_all_is_done(photo_folder):
     terminal, end = pty.openpty()
-    words = ("compress", ".", "--rate", "5", "--no-metrics")
+    words = ("compress", ".", "--quality", "5", "--no-metrics")
     process = start(*words, cwd=photo_folder, stdout=subprocess.PIPE, stderr=end)
     os.close(end)
     out, _ = process.communicate(timeout=60)

@@ -287,7 +287,7 @@ def test_colours_coder_learns_without_luma_beside_the_luma_of_another(mcml, mode
     assert mcml("train-entropy", "--model", joint, *words[3:], "coder").returncode == 0
     for model in ("coder", "scalar"):
         same = ("--model", f"{model}/model", "-o")
-        assert mcml("compress", "photos/one.png", "--rate", 40, *same, f"{model}.mcml").returncode == 0
+        assert mcml("compress", "photos/one.png", "--quality", 40, *same, f"{model}.mcml").returncode == 0
         assert "stream 1 " in mcml("identify", f"{model}.mcml").stdout
         assert mcml("decompress", f"{model}.mcml", *same, f"{model}.png").returncode == 0
         assert images.read_image(tmp_path / f"{model}.png").shape == (192, 200, 3)

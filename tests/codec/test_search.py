@@ -110,7 +110,7 @@ def test_a_wanted_size_is_met_and_colors_share_and_progress_are_passed_on(codec,
 
 def test_compress_takes_effort_and_colors_share(mcml, codec, picture, tmp_path, monkeypatch):
     write_png(tmp_path / "face.png", picture[:40, :40])
-    arguments = ["compress", "face.png", "--no-metrics", "--rate", 40, "--model", codec.folder]
+    arguments = ["compress", "face.png", "--no-metrics", "--quality", 40, "--model", codec.folder]
     encoder = partial(refined_encoder, steps=3)
     monkeypatch.setattr(search, "refined_encoder", encoder)  # else it takes its time
     for options in (["normal.mcml"], ["share.mcml", "--color-share", 20], ["high.mcml", "--effort", "high"]):
