@@ -99,11 +99,11 @@ def test_no_four_lines_of_code_stand_in_two_notebooks():
                 assert other == path.stem, f"in {other} and {path.stem}: {lines[i : i + 4]}"
 
 
-def test_the_readme_says_how_many_outputs_nbval_compares():
+def test_a_page_says_how_many_outputs_nbval_compares():
     every = [cell for cells in CODE.values() for cell in cells]
     compared = sum("nbval-ignore-output" not in tags(cell) for cell in every)
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert f"compares the outputs of {compared} of their {len(every)} cells" in readme
+    page = (ROOT / "docs" / "REPRODUCING.md").read_text("utf-8")
+    assert f"compares the outputs of {compared} of their {len(every)} cells" in page
     assert compared > 0.6 * len(every)
 
 

@@ -1,6 +1,6 @@
 """All distortion metrics of a pair of 8-bit sRGB images, returned as one typed row.
 
-Definitions: README, "Metrics". Windowed metrics use every window that fits and no padding;
+Definitions: docs/METRICS.md. Windowed metrics use every window that fits and no padding;
 where none fits, they are NaN. Artefact figures (colour bias, blocking, blur, ringing)
 stand in `mcml.metrics.artifacts`.
 """
@@ -29,7 +29,7 @@ JND_DELTA_E76 = 2.3  # one just-noticeable CIE76 difference
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Distortion of a decode against its reference; see the README for definitions.
+    """Distortion of a decode against its reference; definitions in docs/METRICS.md.
 
     Decibels: `psnr`, `y_psnr`, `psnr_b` (inf where nothing differs, the last only if the picture has no
     8 x 8 steps of its own). Similarities, 1 is equal: `ssim`, `ms_ssim`, `cmssim`. Colour differences in

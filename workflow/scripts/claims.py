@@ -1,6 +1,6 @@
-"""Check the README's claims against their tables; print them as Markdown, or write them into the README.
+"""Check the claims against their tables; print them as Markdown, or write them into a page.
 
-python workflow/scripts/claims.py --write README.md
+python workflow/scripts/claims.py --write docs/RESULTS.md
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mcml.base.files import atomic_write
 from mcml.lab.output import to_markdown
 
 VERDICTS = ("holds", "holds in part", "does not hold")
-BEGIN, END = "<!-- claims -->\n", "<!-- end of claims -->\n"  # around the table in the README
+BEGIN, END = "<!-- claims -->\n", "<!-- end of claims -->\n"  # around the table in the page
 
 
 def cell(table: pd.DataFrame, where: Mapping[str, Any], column: str) -> float:
@@ -51,13 +51,13 @@ def failures(claims: Sequence[Mapping[str, Any]], root: Path = Path()) -> list[s
     return said
 
 
-def to_table(claims: Sequence[Mapping[str, Any]]) -> str:
-    """Return the claims as a Markdown table."""
+def to_table(claims: Sequence[Mapping[str, Any]], root: str = "../") -> str:
+    """Return the claims as a Markdown table, whose links lead from a page to `root`."""
     rows = [
         {
             "claim": own["claim"],
-            "notebook": f"[{own['notebook'][:2]}](notebooks/{own['notebook']}.ipynb)",
-            "table": f"[{Path(own['table']).name}]({own['table']})",
+            "notebook": f"[{own['notebook'][:2]}]({root}notebooks/{own['notebook']}.ipynb)",
+            "table": f"[{Path(own['table']).name}]({root}{own['table']})",
             "value": f"{own['value']:g}", "tolerance": f"{own['tolerance']:g}", "verdict": own["verdict"],
         }
         for own in claims
@@ -66,7 +66,7 @@ def to_table(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def replaced(text: str, table: str) -> str:
-    """Return a README with its table of claims replaced; `DataError` if it has no place for one."""
+    """Return a page with its table of claims replaced; `DataError` if it has no place for one."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
