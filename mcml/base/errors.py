@@ -44,7 +44,12 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     if name in names:
         return name
-    begin = [known_name for known_name in names if name and known_name.startswith(str(name))]
-    close = begin or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    raise UsageError(f"unknown {kind} '{name}': {hint}known are {', '.join(names)}")
+    raise UsageError(f"unknown {kind} '{name}': {nearest(name, names)}known are {', '.join(names)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the question whether one of `known` was meant that begin like `name` or are like it; or ""."""
+    begin = [known_name for known_name in known if name and known_name.startswith(str(name))]
+    close = begin or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    *others, last = map(repr, close or [""])
+    return f"did you mean {', '.join(others)}{' or ' * bool(others)}{last}? " if close else ""

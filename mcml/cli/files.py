@@ -23,35 +23,38 @@ def add_commands(commands: Any) -> None:
     """Declare the commands on files."""
     add = add_command(commands, compress)
     add("words", nargs="+", metavar="IMAGE", help="files, folders of them, or patterns as 'photos/*.png'")
-    add("--bpp", type=number(float, 1e-4, 24), help="bits per pixel to hit; 0.3 if --quality is not given")
-    add("--quality", type=number(float, 0, 100), help="the dial, 0 to 100, instead of --bpp")
-    add("--model", default="scalar_fusion", help="a released model, or its folder (scalar_fusion)")
-    add("-o", "--output", default="", help="file, or folder for several; else beside each image as .mcml")
-    add("--adaptive", action="store_true", help="send importance maps (--model fusion)")
-    layers = "parts, each refining those before it (1; --model fusion)"
-    add("--layers", type=number(int, 1, 255), default=1, help=layers)
-    share = "points of the dial that colour has beyond luma's (as its card says); scalar models"
+    add("--bpp", type=number(float, 1e-4, 24), help="bits per pixel to hit (default: 0.3 without --quality)")
+    add("--quality", type=number(float, 0, 100), metavar="Q", help="the dial, 0 to 100, instead of --bpp")
+    add("--model", default="scalar_fusion", metavar="NAME", help="a released model, or a model's folder")
+    out = "file, or folder for several (default: beside each image as .mcml)"
+    add("-o", "--output", default="", metavar="PATH", help=out)
+    add("--adaptive", flag=False, help="send importance maps; --model fusion")
+    layers = "parts, each refining those before it; --model fusion"
+    add("--layers", type=number(int, 1, 255), default=1, metavar="N", help=layers)
+    share = "points of the dial that colour has beyond luma's; scalar models (default: as its card says)"
     add("--color-share", type=number(float, -100, 100), metavar="POINTS", help=share)
-    effort = "high: search for what decodes best, minutes a megapixel; scalar models (normal)"
+    effort = "high: search for what decodes best, minutes a megapixel; scalar models"
     add("--effort", choices=("normal", "high"), default="normal", help=effort)
-    add("--no-metrics", action="store_true", help="do not decode and measure")
-    add("--overwrite", action="store_true", help="replace existing files")
+    add("--metrics", flag=True, help="decode the file and measure it")
+    add("--overwrite", flag=False, help="replace existing files")
 
     files = {"nargs": "+", "metavar": "FILE", "help": "files, folders of them, or patterns as 'out/*.mcml'"}
     add = add_command(commands, decompress)
     add("words", **files)
-    add("-o", "--output", default="", help="file, or folder for several; else beside each as .decoded.png")
-    add("--model", default="", help="model or its folder, if not the one that the file names")
-    add("--luma-only", action="store_true", help="decode Y alone, to grey")
-    add("--layers", type=number(int, 1), help="decode no more than so many layers")
-    add("--partial", action="store_true", help="decode what is whole before a cut or damage")
-    add("--overwrite", action="store_true", help="replace existing files")
+    out = "file, or folder for several (default: beside each as .decoded.png)"
+    add("-o", "--output", default="", metavar="PATH", help=out)
+    model = "a released model, or a model's folder (default: the one that the file names)"
+    add("--model", default="", metavar="NAME", help=model)
+    add("--luma-only", flag=False, help="decode Y alone, to grey")
+    add("--layers", type=number(int, 1), metavar="N", help="decode no more of its layers (default: all)")
+    add("--partial", flag=False, help="decode what is whole before a cut or damage")
+    add("--overwrite", flag=False, help="replace existing files")
 
     add_command(commands, identify)("words", **files)
 
 
 def compress(options: argparse.Namespace) -> None:
-    """Compress images with a learned codec to .mcml files, and print their sizes and metrics.
+    """Compress images to .mcml files with a learned codec: tells what was written, and how good it is.
 
     mcml compress photo.png --bpp 0.3
     mcml compress 'photos/*.png' -o compressed/ --quality 40
@@ -101,7 +104,7 @@ def compress(options: argparse.Namespace) -> None:
             "image": shown(source), "size": f"{image.shape[1]}x{image.shape[0]}", "bytes": len(data),
             "bpp": bits_per_pixel(data, image), "quality": quality,
         }  # fmt: skip
-        if not options.no_metrics and image[..., 0].size <= 1 << 24:  # else they would take gigabytes
+        if options.metrics and image[..., 0].size <= 1 << 24:  # else they would take gigabytes
             measured = distortion.compare(image, codec.decode(data))
             row |= {name: getattr(measured, name) for name in ("psnr", "ms_ssim", "ciede2000")}
         if nearest is not None and not nearest.reached:

@@ -7,9 +7,11 @@ import contextlib
 import inspect
 import math
 import os
+import re
 import shutil
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mcml import __version__
-from mcml.base.errors import McmlError, StoppedError, UsageError, choose
+from mcml.base.errors import McmlError, StoppedError, UsageError, choose, nearest
 
 ABOUT = "Multi-channel multi-loss image compression: colour metrics, codecs, networks, notebooks."
 
@@ -37,11 +39,16 @@ def run(words: Sequence[str]) -> int:
     """Run a command line; return 0, 1 for bad data, 2 for bad words, 130 after Ctrl-C, 143 after SIGTERM."""
     options = argparse.Namespace(debug="--debug" in words, failed=False)
     words = [word for word in words if word != "--debug"]
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
     whole = parser()
     commands = whole.get_default("commands")
     try:
         if not words or words[0].startswith("-"):
             whole.parse_args(words or ["--help"])  # ends here: --help, --version or a mistake
+        if words[0] not in commands and Path(words[0]).suffix:
+            likely = "decompress" if words[0].lower().endswith(".mcml") else "compress"
+            raise UsageError(f"'{words[0]}' is no command: did you mean `mcml {likely} {words[0]}`?")
         command = commands[choose("command", words[0], commands)]
         command.parse_intermixed_args(words[1:], options)  # options may stand between files
         options.run(options)
@@ -67,10 +74,11 @@ def parser() -> Parser:
     """Return the parser of the whole command line."""
     from mcml.cli import files, tables, train
 
-    whole = Parser(prog="mcml", description=ABOUT, epilog="`mcml COMMAND --help` lists options and examples.")
+    more = "`mcml COMMAND --help` lists options and examples."
+    whole = Parser(prog="mcml", description=ABOUT, epilog=more, formatter_class=Help)
     whole.add_argument("--version", action="version", version=f"mcml {__version__}")
     whole.add_argument("--debug", action="store_true", help="show an error's traceback; may stand anywhere")
-    commands = whole.add_subparsers(title="commands", metavar="COMMAND")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", prog="mcml")
     for module in (files, tables, train):
         module.add_commands(commands)
     whole.set_defaults(commands=commands.choices)
@@ -81,22 +89,79 @@ class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are `UsageError`, which `main` prints as it prints every other."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise UsageError(f"{message}; `{self.prog} --help` tells more")
+        """Raise instead of printing the usage; name the options near to an unknown one."""
+        message, hint = message.removeprefix("argument "), ""
+        start, _, rest = message.partition(": ")
+        if start == "the following arguments are required":
+            message = f"missing: {rest}"
+        elif start == "unrecognized arguments":
+            word = next((word for word in rest.split() if word.startswith("-")), rest).partition("=")[0]
+            message = f"unknown option {word}" if word.startswith("-") else f"too many words: {rest}"
+            hint = nearest(word, self._option_string_actions) if word.startswith("--") else ""
+        raise UsageError(f"{message}{': ' + hint if hint else '; '}`{self.prog} --help` tells more")
 
 
-def add_command(commands: Any, run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
-    """Declare a command by its function, and return what adds its options.
+class Help(argparse.RawDescriptionHelpFormatter):
+    """The look of all help pages: a short usage, every option's default, flags as --flag/--no-flag."""
 
-    The function is named like the command; its docstring is the help: a sentence, then examples.
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **{"max_help_position": 30, **options})
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """Leave out what need not be given."""
+        self._prog += " [OPTIONS]"
+        super().add_usage(usage, [a for a in actions if a.required or not a.option_strings], [], prefix)
+
+    def _iter_indented_subactions(self, action: argparse.Action) -> Any:
+        return getattr(action, "_get_subactions", tuple)()  # not indented
+
+    def _format_action(self, action: argparse.Action) -> str:
+        text = super()._format_action(action)
+        return text.partition("\n")[2] if action.nargs == argparse.PARSER else text  # no line COMMAND
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return "/".join(action.option_strings)
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f"{', '.join(action.option_strings)} {self._format_args(action, action.dest.upper())}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default = action.default
+        if isinstance(action, argparse.BooleanOptionalAction):
+            default = "yes" if default else "no"
+        elif not action.option_strings or action.nargs == 0 or default in (None, "", []):
+            return action.help
+        return f"{action.help} (default: {default})"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = [
+            "examples:\n" + textwrap.indent(part, "  ") if re.match("mcml [a-z]", part)
+            else textwrap.fill(part, width, break_on_hyphens=False)
+            for part in text.split("\n\n")
+        ]  # fmt: skip
+        return "\n\n".join(parts)
+
+
+def add_command(commands: Any, run: Callable[[argparse.Namespace], None]) -> Callable[..., None]:
+    """Declare a command by its function, and return what adds its options, as `add_argument` does.
+
+    The function is named like the command; its docstring is the help: a sentence, examples, more. An option
+    with `flag`, which is its default, is a switch: --option and --no-option.
     """
     about, _, examples = inspect.getdoc(run).partition("\n\n")
-    command = commands.add_parser(
-        run.__name__.replace("_", "-"), help=about.split(":")[0], description=about, epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    name, short = run.__name__.replace("_", "-"), re.split("[.:;]( |$)", about)[0]
+    look = {"formatter_class": Help, "allow_abbrev": False}
+    command = commands.add_parser(name, help=short, description=about, epilog=examples, **look)
     command.set_defaults(run=run)
-    return command.add_argument
+
+    def add(*names: str, flag: bool | None = None, **about: Any) -> None:
+        if flag is None:
+            command.add_argument(*names, **about)
+        else:  # set later, for argparse of Python 3.11 tells a default in words of its own
+            command.add_argument(*names, action=argparse.BooleanOptionalAction, **about).default = flag
+
+    return add
 
 
 def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], Any]:

@@ -32,14 +32,15 @@ def add_commands(commands: Any) -> None:
     add("--out", type=Path, help="folder to add to: points of each codec's curve, means and BD-rates")
     add("--at-bpp", help="rates at which --out reads the curves (0.1,0.15,0.2,0.3,0.5,0.75,1)")
     add("--workers", type=number(int, 0), default=0, help="processes; 0 means one for each core (0)")
-    add("--overwrite", action="store_true", help="replace an existing table; with --out measure anew")
+    add("--overwrite", flag=False, help="replace an existing table; with --out measure anew")
 
     add_command(commands, data)
 
     add = add_command(commands, reproduce)
-    add("--profile", default="quick", help="a file of notebooks/profiles (quick)")
-    add("--only", default="", help="notebooks by number, as 01,05")
-    add("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="over the profile's")
+    add("--profile", default="quick", metavar="NAME", help="a file of notebooks/profiles")
+    add("--only", default="", metavar="NUMBERS", help="notebooks, as 01,05 (default: all)")
+    over = "over the profile's; may be given again"
+    add("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help=over)
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -30,38 +30,48 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any) -> None:
     """Declare the commands on networks."""
+    run_dir = "holds the run, which goes on, and its model/"
+    quantizer = {"default": "binary", "metavar": "NAME", "help": "binary (the poster's) or scalar"}
     shared = {
-        "--profile": {"default": "quick", "help": "a training profile: quick, cpu or gpu (quick)"},
-        "--data": {"default": "embedded", "help": "folder of photographs, or a data set's name (embedded)"},
-        "--run-dir": {"type": Path, "required": True, "help": "holds the run, which goes on, and its model/"},
-        "--steps": {"type": number(int, 0), "help": "budget in steps; 0 for none"},
-        "--minutes": {"type": number(float, 0), "help": "budget in minutes; 0 for none"},
-        "--threads": {"type": number(int, 1), "default": 1, "help": "CPU threads of this process (1)"},
+        "--profile": {"default": "quick", "metavar": "NAME", "help": "a training profile: quick, cpu or gpu"},
+        "--data": {
+            "default": "embedded",
+            "metavar": "FOLDER",
+            "help": "of photographs, or a data set's name",
+        },
+        "--run-dir": {"type": Path, "required": True, "metavar": "FOLDER", "help": run_dir},
+        "--steps": {"type": number(int, 0), "metavar": "N", "help": "budget in steps; 0 for none"},
+        "--minutes": {"type": number(float, 0), "metavar": "N", "help": "budget in minutes; 0 for none"},
+        "--threads": {"type": number(int, 1), "default": 1, "metavar": "N", "help": "of this process's CPU"},
         "--set": {"action": "append", "default": [], "metavar": "TABLE.NAME=VALUE", "help": "one setting"},
     }
     add = add_command(commands, train)
-    add("--variant", default="luma", help="luma, independent, fusion or rgb (luma)")
-    add("--quantizer", default="binary", help="binary (the poster's) or scalar (binary)")
-    add("--from", dest="initial", default="", help="model whose streams are taken over")
-    add("--take", default="", help="streams of --from that are taken over, as Y (all)")
-    add("--train", help="streams that learn, as Cb,Cr; the others are frozen")
-    add("--valid", default="", help="photographs to evaluate on, as --data; '' for none")
+    add("--variant", default="luma", metavar="NAME", help="luma, independent, fusion or rgb")
+    add("--from", dest="initial", default="", metavar="MODEL", help="model whose streams are taken over")
+    take = "streams of --from that are taken over, as Y (default: all)"
+    add("--take", default="", metavar="STREAMS", help=take)
+    learn = "streams that learn, as Cb,Cr; the others are frozen (default: as the profile says)"
+    add("--train", metavar="STREAMS", help=learn)
+    add("--valid", default="", metavar="FOLDER", help="to evaluate on, as --data (default: none)")
+    add("--quantizer", **quantizer)
     for name, about in shared.items():
         add(name, **about)
 
     add = add_command(commands, train_entropy)
-    add("--model", required=True, help="model folder, or a released one's name")
-    add("--like", default="", help="take over the coder of a model with the same encoders")
-    add("--train", default="", help="streams whose coder learns nevertheless, as Cb,Cr")
-    add("--condition", default="luma", help="what colour's coder is told: luma, color (Cr: Cb) or none")
-    add("--lr", type=number(float, 1e-9, 1), default=2e-3, help="Adam's learning rate (0.002)")
-    add("--bf16", action="store_true", help="autocast in the first three quarters of each part")
+    add("--model", required=True, metavar="NAME", help="a released model, or a model's folder")
+    add("--like", default="", metavar="MODEL", help="take over the coder of a model with the same encoders")
+    learn = "streams whose coder learns nevertheless, as Cb,Cr (default: none)"
+    add("--train", default="", metavar="STREAMS", help=learn)
+    told = "what colour's coder is told: luma, color (Cr: Cb) or none"
+    add("--condition", default="luma", metavar="NAME", help=told)
+    add("--lr", type=number(float, 1e-9, 1), default=2e-3, metavar="RATE", help="Adam's learning rate")
+    add("--bf16", flag=False, help="autocast in the first three quarters of each part")
     for name in ("--data", "--run-dir", "--steps", "--minutes", "--threads"):
         add(name, **shared[name])
 
     add = add_command(commands, info)
-    add("--variant", default="", help="luma, independent, fusion or rgb (all of them)")
-    add("--quantizer", default="binary", help="binary or scalar (binary)")
+    add("--variant", default="", metavar="NAME", help="luma, independent, fusion or rgb (default: all)")
+    add("--quantizer", **quantizer)
     for name in ("--profile", "--set"):
         add(name, **shared[name])
 
@@ -118,8 +128,8 @@ def _command_line() -> str:
 def train(options: argparse.Namespace) -> None:
     """Train a variant's networks and evaluate them; goes on where the run in --run-dir ended.
 
-    mcml train --variant luma --profile cpu --data train --valid valid --run-dir runs/luma --minutes 60
-    mcml train --variant fusion --data my_photos --run-dir runs/fusion --from runs/luma/model --train Cb,Cr
+    mcml train --profile cpu --data train --valid valid --run-dir runs/luma
+    mcml train --variant fusion --from runs/luma/model --train Cb,Cr --run-dir r2
     """
     import torch
 
@@ -182,9 +192,9 @@ def train(options: argparse.Namespace) -> None:
 def train_entropy(options: argparse.Namespace) -> None:
     """Give a trained model the entropy coder of its files: context models, trained on its frozen bits.
 
-    mcml train-entropy --model runs/fusion/model --data train --run-dir runs/entropy --minutes 30
-    mcml train-entropy --model runs/independent/model --like runs/entropy/model --run-dir runs/entropy2
-    mcml train-entropy --model fusion --like fusion --train Cb,Cr --condition color --steps 400 --run-dir e3
+    mcml train-entropy --model runs/a/model --data train --minutes 30 --run-dir e1
+    mcml train-entropy --model runs/b/model --like e1/model --run-dir e2
+    mcml train-entropy --model fusion --like fusion --train Cb,Cr --steps 400 --run-dir e3
     """
     import torch
 

@@ -1,5 +1,6 @@
 """The command line as a whole: help, mistakes, exit codes, signals, pipes and the progress line."""
 
+import argparse
 import os
 import pty
 import re
@@ -30,7 +31,9 @@ def test_help_and_version_go_to_stdout_only(mcml):
     assert (result.returncode, result.stderr) == (0, "")
     for word in ("--debug", "--version", *COMMANDS):
         assert re.search(rf"(^| ){word}\s", result.stdout, re.MULTILINE)
-    assert mcml().stdout == result.stdout
+    assert mcml().stdout == mcml("help").stdout == result.stdout
+    assert mcml("help", "info").stdout == mcml("info", "-h").stdout != result.stdout
+    assert max(map(len, mcml(COLUMNS="80").stdout.splitlines())) <= 78
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -41,7 +44,14 @@ def test_the_help_of_every_command_explains_each_option_and_gives_valid_examples
         assert action.help and action.help in result.stdout
         for option in action.option_strings:
             assert option in result.stdout
-    examples = re.findall(rf"^mcml {name}\b(.*)", result.stdout, re.MULTILINE)
+        if action.option_strings and action.nargs != 0 and action.default not in (None, "", []):
+            assert f"{action.help} (default: {action.default})" in result.stdout
+        if isinstance(action, argparse.BooleanOptionalAction):
+            told = f"{action.help} (default: {'yes' if action.default else 'no'})"
+            assert f"{'/'.join(action.option_strings)}" in result.stdout and told in result.stdout
+    narrow = mcml(name, "--help", COLUMNS="80").stdout
+    assert "<bool>" not in narrow and max(map(len, narrow.splitlines())) <= 88  # an example has its length
+    examples = re.findall(rf"^  mcml {name}\b(.*)", result.stdout, re.MULTILINE)
     assert examples or name == "data"
     for example in examples:
         COMMANDS[name].parse_intermixed_args(example.replace("'", "").split())
@@ -51,8 +61,19 @@ def test_the_help_of_every_command_explains_each_option_and_gives_valid_examples
     "words, said",
     [
         ("compres a.png", "unknown command 'compres': did you mean 'compress'?"),
-        ("compare a.png b.png --jason", "--jason; `mcml compare --help`"),
-        ("evaluate photos", "required: --codecs"),
+        ("photo.png", "'photo.png' is no command: did you mean `mcml compress photo.png`?"),
+        ("photo.mcml", "did you mean `mcml decompress photo.mcml`?"),
+        (
+            "compare a.png b.png --jason",
+            "unknown option --jason: did you mean '--json'? `mcml compare --help`",
+        ),
+        ("compress a.png --qualty=40", "unknown option --qualty: did you mean '--quality'?"),
+        ("compress a.png -q 40", "unknown option -q; `mcml compress --help`"),
+        ("compare a.png b.png c.png", "too many words: c.png; "),
+        ("compare a.png", "missing: DECODED; "),
+        ("compress a.png --effort hi", "--effort: invalid choice: 'hi'"),
+        ("evaluate photos", "missing: --codecs"),
+        ("evaluate photos --codecs jpeg", "did you mean 'jpeg2000', 'jpeg420', 'jpeg444' or 'jpegxl'? known"),
         ("evaluate photos --codecs webp", "give --csv for a table of files or --out for a folder of curves"),
         (
             "evaluate photos --codecs webp --csv t.csv --workers -1",
