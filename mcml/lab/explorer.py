@@ -1,0 +1,85 @@
+"""One picture at any rate: what does not hang on the dial is done once, and a file is never decoded twice."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mcml.codec import container
+from mcml.codec.interface import bits_per_pixel, get_codec
+from mcml.codec.latents import CodedStream
+from mcml.codec.learned import LearnedCodec, one_thread
+
+KEPT = 32  # steps of a picture
+
+
+@dataclass(frozen=True)
+class Step:
+    """A picture at one quality.
+
+    Attributes:
+        quality: of the codec's own range.
+        data: the file.
+        image: what it decodes to, (H, W, 3) uint8.
+        bpp: bits per pixel of the file.
+        parts: bytes by stream, and "framing" (header, lengths, checksums); "file" of a classical codec.
+        seconds: of "code" and "decode".
+    """
+
+    quality: float
+    data: bytes
+    image: np.ndarray
+    bpp: float
+    parts: dict[str, int]
+    seconds: dict[str, float]
+
+
+class Explorer:
+    """A picture and a codec, whose analysis is kept; `at` gives the file and its decode at a quality."""
+
+    def __init__(self, image: np.ndarray, codec: str) -> None:
+        """Analyse (H, W, 3) uint8 sRGB by a codec's name or a model's folder."""
+        self.image, self.codec = image, get_codec(codec)
+        self.learned = isinstance(self.codec, LearnedCodec)
+        self.analysis = self.codec.analyse(image) if self.learned else None
+        self.at = lru_cache(KEPT)(self._at)
+
+    def place(self, position: int) -> Step:
+        """Return the step at 0 (fewest bytes) to 100 (most) percent of the codec's range."""
+        return self.at(self.codec.quality_range.at(position / 100))
+
+    def _at(self, quality: float) -> Step:
+        began = time.perf_counter()
+        if self.learned:
+            data, codes = self._code(quality)
+        else:
+            data = self.codec.encode(self.image, quality)
+        middle = time.perf_counter()
+        if not self.learned:
+            image, parts = self.codec.decode(data), {"file": len(data)}
+        else:
+            header, chunks = container.read(data)
+            synthesise = self.codec.synthesise_latents if self.codec.scalar else self.codec.synthesise
+            image, parts = synthesise(header, codes), Counter[str]()
+            for (_, _, stream, _), chunk in zip(header.order(), chunks, strict=True):
+                parts[self.codec.coder.keys[stream]] += len(chunk)
+            parts["framing"] = len(data) - parts.total()
+        seconds = {"code": middle - began, "decode": time.perf_counter() - middle}
+        return Step(quality, data, image, bits_per_pixel(data, image), dict(parts), seconds)
+
+    def _code(self, quality: float) -> tuple[bytes, dict]:
+        """Return a learned codec's file and what its entropy decoder would read from it."""
+        codec, analysis = self.codec, self.analysis
+        if not codec.scalar:
+            data = codec.pack(analysis, quality).data
+            header, _ = container.read_header(data)
+            return data, {k: (bits, codec.coder.uniform(header, k)) for k, bits in analysis.bits.items()}
+        kept = dict[tuple, CodedStream]()
+        codec.quality_range.check(quality, codec.name)
+        with one_thread():
+            data = codec.coder.write(codec.header(analysis), analysis, quality, kept=kept).data
+        return data, {name[0]: coded.symbols for name, coded in kept.items()}
