@@ -127,6 +127,15 @@ def test_each_figure_is_saved_shown_and_described(path):
 
 
 @each_notebook
+def test_each_picture_has_alternative_text_or_a_caption_that_follows(path):
+    captions = re.findall(rf"^Figure {NUMBER}: ", prose(path), re.M)
+    outputs = [output for cell in CODE[path] for output in cell.outputs]
+    images = [o.metadata.get("image/png", {}) for o in outputs if "image/" in " ".join(o.get("data", {}))]
+    assert len(images) >= 5
+    assert len(captions) >= len(images) or all(len(image.get("alt", "")) > 20 for image in images)
+
+
+@each_notebook
 def test_it_is_small_and_names_no_machine(path):
     text = path.read_text("utf-8")
     assert len(text) < 1_000_000

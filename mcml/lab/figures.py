@@ -1,7 +1,11 @@
-"""What the notebooks' figures share: a style, one look for every system, a frame, pictures, curves.
+"""What the notebooks' figures share: a style, one look for every system, sheets of pictures, curves.
 
 Arrays and tables in, a matplotlib `Figure` out. Hues are safe for the colour-blind, every axis has its
-unit, error maps share a perceptually uniform scale. A figure that one notebook draws once stands there.
+unit, error maps share a perceptually uniform scale. A pixel of a picture is a whole number of pixels of
+the figure, or the picture was reduced with antialiasing: no display adds artefacts of its own.
+A figure that one notebook draws once stands there. A figure's alternative text is its label
+(`Output.figure` sets it), shown as ``metadata["image/png"]["alt"]`` of the cell's output, where
+nbconvert looks for it.
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mcml.lab.evaluate import LOWER_IS_BETTER
 
 HUES = sns.color_palette("colorblind")
 MARKERS = "os^DvPX*"
+GAP, BAR = 8, 84  # pixels between pictures, and beside maps for their colour bar
 STREAM_HUES = {"Y": "#555555", "Cb": HUES[0], "Cr": HUES[3]}
 LABELS = {
     "bpp": "bits per pixel of the file",
@@ -65,19 +71,51 @@ LOOKS = {  # one for good, whatever else is drawn or released
     "hevc444": {"color": "#8c3a1f", "marker": "h", **THIN},
     "vvc420": {"color": "#1f4f8c", "marker": "8", **THIN},
     "jpegxl": {"color": HUES[4], "marker": "p", **THIN},
+    "rgb, literal loss": {"color": "#88ccee", "marker": "X"},  # what the notebooks train in seconds
+    "streams": {"color": "#117733", "marker": "P"},
+    "streams, literal loss": {"color": "#999933", "marker": "P"},
+    "luma nowhere": {"color": "#b35c00", "marker": "s"},
+    "luma in both": {"color": "#0b3c5d", "marker": "o"},
+    "luma in the decoder": {"color": "#44aa99", "marker": "^"},
+    "luma in the prior": {"color": "#aa4499", "marker": "v"},
+    "start, untrained": {"color": "#888888", "marker": "o"},
+    "random start": {"color": "#882255", "marker": "X"},
+    "threshold start": {"color": "#332288", "marker": "o"},
+    "uniform map": {"color": "#44aa99", "marker": "v"},
+    "uniform, longer": {"color": "#117733", "marker": "s"},
+    "adaptive map": {"color": "#332288", "marker": "D"},
+    "A threshold code": {"color": "#882255", "marker": "v"},
+    "B scalar latents": {"color": "#cc6677", "marker": "s"},
+    "C + hyperprior": {"color": "#999933", "marker": "^"},
+    "D + four steps": {"color": "#44aa99", "marker": "P"},
+    "E + learned encoder": {"color": "#332288", "marker": "*"},
+    "all maps cost": {"color": "#332288", "marker": "^"},
+    "all, gamma 4": {"color": "#cc6677", "marker": "o"},
+    "only luma's map costs": {"color": "#117733", "marker": "D"},
+    "scalar latents": {"color": "#aa4499", "marker": "s"},
+    "one dial": {"color": "#888888", "marker": "s"},
+    "colour's dial -0.1": {"color": "#117733", "marker": "v"},
+    "colour's dial +0.1": {"color": "#cc6677", "marker": "^"},
 }
+SAME = {  # other names of a system: of luma alone a codec has no chroma format, a released model is the model
+    "jpeg": "jpeg444", "avif": "avif444", "released luma": "fusion", "released fusion": "fusion",
+    "released scalar_fusion": "scalar_fusion", "released, binary (fusion)": "fusion",
+    "released, scalar (scalar_fusion)": "scalar_fusion",
+}  # fmt: skip
 
 
 def use_style() -> None:
     """Set fonts, grid and palette for every figure that follows.
 
-    Inside a notebook pictures are stored as JPEG of quality 85 without chroma
-    subsampling: a page of photographs then stays well under 1 MB. Saved figures are PNG.
+    A notebook stores PNG of exactly the figure's pixels, with the figure's label as alternative text.
     """
-    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+    if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85, "subsampling": 0})
+        set_matplotlib_formats("png", bbox_inches=None, pil_kwargs={"optimize": True})
+        formatter = shell.display_formatter.formatters["image/png"]
+        store = formatter.lookup_by_type(Figure)
+        formatter.for_type(Figure, lambda figure: (store(figure), {"alt": figure.get_label()}))
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85)
     plt.rcParams.update(
         {
@@ -97,16 +135,17 @@ def use_style() -> None:
 def look(system: str) -> dict[str, object]:
     """Return the colour, marker and line that a system has in every figure.
 
-    A name that holds a known one ("small fusion", "fusion 36") has its colour and line, and a marker of
-    its own; one that nobody knows has a colour and marker that follow from the name alone.
+    A name that holds a known one ("small fusion", "fusion 36") has its colour and line, and a hollow
+    marker of its own; one that nobody knows has a colour and marker that follow from the name alone.
     """
+    system = SAME.get(system, system)
     if system in LOOKS:
-        return dict(LOOKS[system])
+        return {"linewidth": 1.6, "zorder": 2.8} | LOOKS[system]
     number = zlib.crc32(system.encode())
     marker = MARKERS[number // 16 % len(MARKERS)]
-    for word in re.findall(r"\w+", system):
-        if word in LOOKS:
-            return LOOKS[word] | {"marker": marker}
+    for known in sorted(LOOKS, key=len, reverse=True):
+        if re.search(rf"\b{re.escape(known)}\b", system):
+            return look(known) | {"marker": marker, "markerfacecolor": "white"}
     others = sns.color_palette("dark")
     return {"color": others[number % len(others)], "marker": marker, "linewidth": 1.6, "zorder": 2.8}
 
@@ -131,34 +170,75 @@ def picture(ax: Axes, image: np.ndarray, title: str = "") -> None:
         spine.set_visible(False)
 
 
-def _tiles(
-    items: Mapping[str, np.ndarray], columns: int, width: float, title: str, beside: float = 0
-) -> tuple[Figure, np.ndarray]:
-    """Return a figure for (H, W, ...) arrays of about one aspect, all axes off, `beside` inches kept."""
-    columns = min(columns, len(items))
-    rows = -(-len(items) // columns)
-    aspect = np.median([item.shape[0] / item.shape[1] for item in items.values()])
-    height = (width - beside) / columns * aspect * rows + 0.35 * rows
-    figure, axes = panels(rows, columns, width, height, title)
-    for ax in axes.flat:
-        ax.axis("off")
+def _fit(image: np.ndarray, room: int) -> tuple[np.ndarray, int]:
+    """Return a picture or map for `room` pixels across, and the whole number that it is enlarged by."""
+    height, width = image.shape[:2]
+    if width <= room:
+        return image, room // width
+    kind = (np.uint8, Image.Resampling.LANCZOS) if image.ndim == 3 else (np.float32, Image.Resampling.BOX)
+    size = room, max(1, round(height * room / width))
+    return np.asarray(Image.fromarray(image.astype(kind[0])).resize(size, kind[1])), 1
+
+
+def _sheet(
+    rows: Sequence[Mapping[str, np.ndarray]], width: float, title: str, left: int = 0, right: int = 0
+) -> tuple[Figure, list[list[tuple[Axes, np.ndarray]]]]:
+    """Return a figure of at most `width` inches and, by row, axes with the picture that each is to hold.
+
+    Every picture stands on whole pixels of the figure, under its caption; `left` and `right` pixels
+    are kept beside them.
+    """
+    dpi, columns = plt.rcParams["figure.dpi"], max(map(len, rows))
+    room = (round(width * dpi) - left - right - GAP) // columns - GAP
+    fitted = [[(text, *_fit(image, room)) for text, image in row.items()] for row in rows]
+    texts = [line for row in rows for text in row for line in text.splitlines()]
+    widest = max(image.shape[1] * scale for row in fitted for _, image, scale in row)
+    cell = min(room, max(widest, int(5.4 * max(map(len, texts), default=0))))
+    above = [max(17 * len(text.splitlines()) for text in row) + GAP for row in rows]
+    tall = [max(image.shape[0] * scale for _, image, scale in row) for row in fitted]
+    top = 20 if title else 0
+    across, down = left + right + columns * (cell + GAP) + GAP, top + sum(above) + sum(tall) + GAP
+    figure = plt.figure(figsize=(across / dpi, down / dpi), layout="none")
+    if title:
+        figure.suptitle(title, fontweight="bold", y=1 - 6 / down, va="top")
+    axes: list[list[tuple[Axes, np.ndarray]]] = []
+    for row, over, high in zip(fitted, above, tall, strict=True):
+        top, x = top + over, left + GAP
+        axes.append([])
+        for text, image, scale in row:
+            h, w = image.shape[0] * scale, image.shape[1] * scale
+            box = (
+                x + (cell - w) // 2 + 1e-3,
+                down - top - h + 1e-3,
+                w - 2e-3,
+                h - 2e-3,
+            )  # never one pixel more
+            ax = figure.add_axes([box[0] / across, box[1] / down, box[2] / across, box[3] / down])
+            ax.set_title(text, fontweight="normal", fontsize="small", pad=4)
+            axes[-1].append((ax, image))
+            x += cell + GAP
+        top += high
     return figure, axes
+
+
+def _in_rows(images: Mapping[str, np.ndarray], columns: int) -> list[dict[str, np.ndarray]]:
+    names = list(images)
+    return [{n: images[n] for n in names[i : i + columns]} for i in range(0, len(names), columns)]
 
 
 def gallery(
     images: Mapping[str, np.ndarray], title: str = "", columns: int = 4, width: float = 9.0
 ) -> Figure:
-    """Draw pictures under their names.
+    """Draw pictures under their names: those that fit pixel by pixel, larger ones reduced.
 
     Args:
         images: (H, W, 3) uint8 by caption; any sizes.
         columns: pictures in a row.
-        width: of the figure in inches.
+        width: of the figure in inches, at most; smaller pictures are enlarged by a whole number.
     """
-    figure, axes = _tiles(images, columns, width, title)
-    for ax, (name, image) in zip(axes.flat, images.items(), strict=False):
-        ax.axis("on")
-        picture(ax, image, name)
+    figure, rows = _sheet(_in_rows(images, columns), width, title)
+    for ax, image in [pair for row in rows for pair in row]:
+        picture(ax, image, ax.get_title())
     return figure
 
 
@@ -168,15 +248,20 @@ def error_maps(
 ) -> Figure:  # fmt: skip
     """Draw (H, W) maps by caption on one scale from 0 to `vmax`, with a colour bar of `unit`.
 
-    Signed maps are drawn from -vmax to `vmax`, white where there is no difference.
+    Signed maps are drawn from -vmax to `vmax`, white where there is no difference. Maps that do not fit
+    are reduced by means; (H, W, 3) uint8 among them are drawn as the pictures that they are.
     """
-    figure, axes = _tiles(maps, columns, width, title, beside=1)
+    figure, rows = _sheet(_in_rows(maps, columns), width, title, right=BAR)
     scale = {"cmap": "RdBu", "vmin": -vmax} if signed else {"cmap": "magma", "vmin": 0}
-    for ax, (name, values) in zip(axes.flat, maps.items(), strict=False):
-        shown = ax.imshow(values, vmax=vmax, **scale)
-        ax.set_title(name, fontweight="normal", fontsize="small")
-    extend = "both" if signed else "max"
-    figure.colorbar(shown, ax=axes.ravel().tolist(), label=unit, shrink=0.85, extend=extend)
+    axes = [ax for row in rows for ax, _ in row]
+    for ax, values in [pair for row in rows for pair in row]:
+        ax.imshow(values, **({} if values.ndim == 3 else {"vmax": vmax, **scale}))
+        ax.axis("off")
+    shown = next(ax.images[0] for ax in axes if ax.images[0].get_array().ndim == 2)
+    low, high = min(ax.get_position().y0 for ax in axes), max(ax.get_position().y1 for ax in axes)
+    across = figure.bbox.width
+    bar = figure.add_axes([(across - BAR + GAP) / across, low, 12 / across, high - low])
+    figure.colorbar(shown, cax=bar, label=unit, extend="both" if signed else "max")
     return figure
 
 
@@ -187,7 +272,7 @@ def zooms(
     title: str = "",
     width: float = 9.5,
 ) -> Figure:
-    """Draw enlarged details: one row a place, the original first, then every decode.
+    """Draw details, enlarged by whole numbers: one row a place, the original first, then every decode.
 
     Args:
         reference: (H, W, 3) uint8.
@@ -195,31 +280,40 @@ def zooms(
         boxes: (top, left, side) in pixels by row label.
     """
     pictures = {"original": reference, **decodes}
-    cell = width / len(pictures)
-    figure, axes = panels(len(boxes), len(pictures), width, (cell + 0.12) * len(boxes) + 0.5, title)
-    for index, (row, (label, (top, left, side))) in enumerate(zip(axes, boxes.items(), strict=True)):
-        for ax, (name, image) in zip(row, pictures.items(), strict=True):
-            picture(ax, image[top : top + side, left : left + side], name if index == 0 else "")
-        row[0].set_ylabel(label, fontsize="small")
+    cut = [
+        {name: image[top : top + side, left : left + side] for name, image in pictures.items()}
+        for top, left, side in boxes.values()
+    ]
+    figure, rows = _sheet(cut, width, title, left=20)
+    for index, (row, label) in enumerate(zip(rows, boxes, strict=True)):
+        for ax, image in row:
+            picture(ax, image, ax.get_title() if index == 0 else "")
+        row[0][0].set_ylabel(label, fontsize="small")
     return figure
 
 
 def bias_scatter(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3) -> Figure:
-    """Draw each block's shift of a* and b*, one panel a codec.
+    """Draw each block's shift of a* and b*, one panel a codec, and the mean shift.
 
     Args:
         shifts: (N, 2) of (da*, db*) by codec.
         unit: radius of the circle of one just-noticeable difference.
     """
-    figure, axes = panels(1, len(shifts), 9.5, 9.5 / len(shifts) + 0.7, title)
+    figure, axes = panels(1, len(shifts), 9.5, 9.5 / len(shifts) + 0.9, title)
     reach = max(unit, *(float(np.abs(s).max()) for s in shifts.values())) * 1.05
     for ax, (name, shift) in zip(axes.flat, shifts.items(), strict=True):
-        ax.scatter(shift[:, 0], shift[:, 1], s=7, alpha=0.5, color=look(name)["color"], linewidths=0)
-        ax.add_patch(plt.Circle((0, 0), unit, fill=False, color="black", lw=1))
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=name, xlabel="shift of a*")
+        known = SAME.get(name, name) in LOOKS
+        hue = look(name)["color"] if known else HUES[0]
+        ax.scatter(shift[:, 0], shift[:, 1], s=11, alpha=0.6, color=hue, linewidths=0, label="one block")
+        circle = f"just noticeable: {unit:g} CIELAB units"
+        ax.add_patch(plt.Circle((0, 0), unit, fill=False, color="black", lw=1, label=circle))
+        ax.plot(*shift.mean(axis=0), "P", ms=9, color="black", mec="white", label="mean of the blocks")
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=name)
+        ax.set_xlabel("shift of a*, green to red")
         if ax is not axes.flat[0]:
             ax.set_yticklabels([])
-    axes.flat[0].set_ylabel("shift of b*")
+    axes.flat[0].set_ylabel("shift of b*, blue to yellow")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -276,16 +370,17 @@ def learning_curves(
         columns: panel title by column.
         smooth: rows of the moving mean drawn boldly over the raw rows.
     """
-    figure, axes = panels(1, len(columns), 3.3 * len(columns), 3.1, title)
+    figure, axes = panels(1, len(columns), 10, 3.2, title)
     for ax, (column, name) in zip(axes.flat, columns.items(), strict=True):
-        for i, (run, log) in enumerate(logs.items()):
+        for run, log in logs.items():
             if column in log:
-                hue = STREAM_HUES.get(run, HUES[i % len(HUES)])
+                hue = STREAM_HUES.get(run, look(run)["color"])
                 ax.plot(log.step, log[column], color=hue, lw=0.8, alpha=0.35 if smooth > 1 else 1.0)
                 mean = log[column].rolling(smooth, min_periods=1, center=True).mean()
                 ax.plot(log.step, mean, color=hue, lw=1.8, label=run)
         ax.set(title=name, xlabel="step")
-    axes.flat[-1].legend(fontsize="small")
+    handles = {line.get_label(): line for ax in axes.flat for line in ax.lines if line.get_label() in logs}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 

@@ -173,13 +173,20 @@ class Output:
         text = [c for c in columns_of(rows) if any(isinstance(plain(row.get(c)), str) for row in rows)]
         self._record["tables"].append({"name": name, "caption": caption, "text_columns": text})
 
-    def figure(self, name: str, figure: Any, caption: str, data: Any) -> None:
-        """Save a matplotlib figure as ``name.png`` and what it shows as ``name.csv``."""
+    def figure(self, name: str, figure: Any, caption: str, data: Any, alt: str = "") -> None:
+        """Save a matplotlib figure as ``name.png`` and what it shows as ``name.csv``.
+
+        `alt`, by default the caption without its number, becomes the figure's label: the alternative
+        text wherever it is shown. Curves are saved at twice the resolution, pictures pixel by pixel.
+        """
+        alt = alt or caption.partition(": ")[2] or caption
+        figure.set_label(alt)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+        dpi = figure.dpi * (1 if any(ax.images for ax in figure.axes) else 2)
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Description": alt})
         self._write(f"{name}.png", buffer.getvalue())
         self._write(f"{name}.csv", to_csv(as_rows(data)))
-        self._record["figures"].append({"name": name, "caption": caption})
+        self._record["figures"].append({"name": name, "caption": caption, "alt": alt})
 
     def finish(self) -> Path:
         """Write ``run.json``, put the whole folder in place of an earlier one, and return it."""

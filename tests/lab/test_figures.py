@@ -1,12 +1,17 @@
 """Each figure shows exactly the pictures, points and curves that it was given, with units."""
 
+import base64
+import io
 import warnings
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.patches import Circle
+from nbclient import NotebookClient
+from PIL import Image
 
 from mcml.codec import interface as codec
 from mcml.lab import figures
@@ -60,13 +65,71 @@ def test_gallery_shows_every_picture_under_its_name(count, columns):
     for ax, image in zip(axes, images.values(), strict=True):
         np.testing.assert_array_equal(shown(ax), image)
     assert figure.get_suptitle() == "Some pictures"
-    assert axes[0].get_gridspec().ncols == columns
+    assert len({round(ax.get_position().x0, 3) for ax in axes}) == columns
 
 
 def test_gallery_takes_pictures_of_different_sizes():
     images = {"wide": pictures(1, (8, 24))["p0"], "high": pictures(1, (30, 10))["p0"]}
     axes = framed(drawn(figures.gallery(images, columns=1)))
     assert [shown(ax).shape for ax in axes] == [(8, 24, 3), (30, 10, 3)]
+
+
+def stored(figure):
+    """The pixels of a figure as a PNG holds them, (H, W, 3), and each panel's box of them."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    pixels = np.asarray(Image.open(buffer).convert("RGB"))
+    boxes = [ax.get_window_extent().extents.round().astype(int) for ax in figure.axes]
+    return pixels, [pixels[len(pixels) - y1 : len(pixels) - y0, x0:x1] for x0, y0, x1, y1 in boxes]
+
+
+@pytest.mark.parametrize("dpi", [80, 97])
+@pytest.mark.parametrize("size, scale", [((41, 67), 3), ((83, 101), 2), ((160, 203), 1)])
+def test_a_pixel_of_a_picture_is_a_whole_number_of_stored_pixels(dpi, size, scale):
+    plt.rcParams["figure.dpi"] = plt.rcParams["savefig.dpi"] = dpi
+    images = pictures(4, size)
+    maps = {name: image[..., 0].astype(float) for name, image in images.items()}
+    boxes = {"place": (0, 0, 31), "wide": (4, 8, 37)}
+    grey = plt.get_cmap("magma")
+    whole = stored(figures.gallery(images, "Title", columns=3, width=650 / dpi))[1]
+    of_maps = stored(figures.error_maps(maps, "Title", "unit", 255, columns=3, width=734 / dpi))[1]
+    for seen, of_map, image in zip(whole, of_maps, images.values(), strict=False):
+        expected = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        np.testing.assert_array_equal(seen, expected)
+        np.testing.assert_array_equal(of_map, grey(expected[..., 0] / 255, bytes=True)[..., :3])
+    first, second, *_ = stored(figures.zooms(images["p0"], {"p1": images["p1"]}, boxes, width=240 / dpi))[1]
+    np.testing.assert_array_equal(first, images["p0"][:31, :31].repeat(3, axis=0).repeat(3, axis=1))
+    np.testing.assert_array_equal(second, images["p1"][:31, :31].repeat(3, axis=0).repeat(3, axis=1))
+
+
+def test_what_does_not_fit_is_reduced_without_aliases():
+    fine = (np.indices((400, 800)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    _, (seen,) = stored(figures.gallery({"fine": fine[..., None].repeat(3, axis=2)}, width=5))
+    assert seen.shape == (192, 384, 3) and (abs(seen[2:-2, 2:-2].astype(int) - 127.5) < 3).all()
+    (ax, _) = drawn(figures.error_maps({"fine": fine}, "t", "unit", 255, width=5))
+    np.testing.assert_allclose(shown(ax), 127.5, atol=15)
+
+
+def test_a_notebook_stores_pictures_pixel_by_pixel_with_their_alternative_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("MCML_RESULTS", str(tmp_path))
+    source = """
+import numpy as np
+from matplotlib import pyplot as plt
+from mcml import lab
+from mcml.lab import figures
+figures.use_style()
+image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+figure = figures.gallery({"noise": image}, "Title", width=2)
+lab.Output("02_demo", "quick", {}).figure("noise", figure, "Figure 2.1: noise.", [{"a": 1}])
+plt.show()"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    output = notebook.cells[0].outputs[-1]
+    assert output.metadata["image/png"]["alt"] == "noise."
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB"))
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    below, beside = (pixels.shape[i] - image.shape[i] for i in (0, 1))
+    np.testing.assert_array_equal(pixels[below - 8 : -8, beside // 2 : beside // 2 + 120], image)
 
 
 def test_zooms_show_the_cut_details_of_the_original_and_of_every_decode():
@@ -108,16 +171,17 @@ def test_bias_scatter_show_every_shift_on_one_scale_with_the_just_noticeable_cir
     axes = drawn(figures.bias_scatter(shifts, "Shifts"))
     assert [ax.get_title() for ax in axes] == list(shifts)
     for ax, values in zip(axes, shifts.values(), strict=True):
-        (points,) = ax.collections
+        (points,), (mean,) = ax.collections, ax.lines
         np.testing.assert_array_equal(points.get_offsets(), values)
+        np.testing.assert_allclose(mean.get_xydata()[0], values.mean(axis=0))
         (circle,) = ax.patches
         assert isinstance(circle, Circle)
         assert (circle.center, circle.radius) == ((0, 0), 2.3)
         assert ax.get_xlim() == ax.get_ylim() == axes[0].get_xlim()
         assert ax.get_xlim()[1] > max(np.abs(s).max() for s in shifts.values())
         assert ax.get_aspect() == 1
-        assert ax.get_xlabel() == "shift of a*"
-    assert axes[0].get_ylabel() == "shift of b*"
+        assert ax.get_xlabel() == "shift of a*, green to red"
+    assert axes[0].get_ylabel() == "shift of b*, blue to yellow"
 
 
 @pytest.mark.parametrize("size", [0, 0.5])
@@ -180,6 +244,28 @@ def test_every_codec_has_a_look_of_its_own():
     looks = [figures.look(name) for name in codec.names()]
     assert set(codec.names()) <= set(figures.LOOKS)
     assert len({look["marker"] for look in looks}) == len({look["color"] for look in looks}) == len(looks)
+
+
+SYSTEMS = (  # names that notebooks draw into one figure
+    ["start, untrained", "uniform map", "adaptive map", "uniform, longer", "random start", "released luma"],
+    ["A threshold code", "B scalar latents", "C + hyperprior", "D + four steps", "E + learned encoder"],
+    ["released, binary (fusion)", "released, scalar (scalar_fusion)", "jpeg", "jpeg2000", "avif"],
+    ["all maps cost", "all, gamma 4", "only luma's map costs", "scalar latents", "released fusion"],
+    ["one dial", "colour's dial -0.1", "colour's dial +0.1"],
+    ["luma nowhere", "luma in the decoder", "luma in the prior", "luma in both"],
+    ["rgb", "rgb, literal loss", "streams", "streams, literal loss"],
+)
+
+
+def test_no_two_systems_share_a_look():
+    looks = {name: figures.look(name) for name in figures.LOOKS}
+    assert len({(look["color"], look["marker"]) for look in looks.values()}) == len(looks)
+    for names in SYSTEMS:
+        assert all(figures.SAME.get(name, name) in looks for name in names)
+        assert len({figures.look(name)["color"] for name in names}) == len(names)
+    assert figures.look("released fusion") == figures.look("fusion")
+    for variant in ("small fusion", "fusion 36", "small luma nowhere"):
+        assert figures.look(variant)["markerfacecolor"] == "white"
 
 
 def test_a_system_keeps_its_look_whatever_else_is_drawn_or_released(monkeypatch):

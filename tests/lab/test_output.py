@@ -77,7 +77,7 @@ def test_output_writes_all_files_with_their_hashes_and_says_what_was_run_and_whe
     figure.subplots().plot([1, 2])
     out = output()
     out.table("means", [{"codec": "webp", "psnr": 30.123456789}], "Means & more")
-    out.figure("curve", figure, "A curve", [{"x": 1, "y": 2.5}])
+    out.figure("curve", figure, "Figure 1.1: a curve", [{"x": 1, "y": 2.5}])
     with pytest.raises(ValueError, match=r"curve\.csv was saved before"):
         out.table("curve", [{"x": 1}], "The same name")
     assert not out.folder.exists()  # whole or not at all
@@ -96,7 +96,7 @@ def test_output_writes_all_files_with_their_hashes_and_says_what_was_run_and_whe
     about = {"notebook": "02_demo", "profile": "quick", "parameters": {"target_bpp": 0.3}}
     about |= {"data_hash": "abc", "seed": 7, "command": "mcml run 02"}
     about |= {"tables": [{"name": "means", "caption": "Means & more", "text_columns": ["codec"]}]}
-    about |= {"figures": [{"name": "curve", "caption": "A curve"}]}
+    about |= {"figures": [{"name": "curve", "caption": "Figure 1.1: a curve", "alt": "a curve"}]}
     assert about.items() <= record.items()
     assert record["versions"]["numpy"] == np.__version__
     assert record["seconds"] >= 0
