@@ -9,14 +9,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+import regenerate
 from helpers import ROOT, notebooks
 from PIL import Image
 
 from mcml.cli.main import run
 from mcml.codec import interface as codec
-from mcml.data import sets as data
-from mcml.lab import figures, parameters, runner
-from mcml.metrics import artifacts
+from mcml.lab import parameters, runner
 from mcml.metrics import distortion as metrics
 from mcml.model.settings import VARIANTS, training_profiles
 
@@ -149,21 +148,7 @@ def test_every_metric_codec_profile_and_notebook_is_named():
 
 def test_the_figure_is_what_the_code_draws():
     shown = np.asarray(Image.open(ROOT / "docs" / "figures" / "artefacts.png").convert("RGB")).astype(int)
-    (artefacts,) = (path for path in notebooks() if path.name.startswith("05"))
-    names = parameters.parse_names(runner.notebook_parameters(artefacts)["codecs"])
-    original = data.image_set("embedded").read("china")
-    decodes = {}
-    for name in names:
-        coder = codec.get_codec(name)
-        decodes[name] = coder.decode(codec.encode_at_bpp(coder, original, 0.16).data)
-    maps = [artifacts.artifact_maps(original, decode) for decode in decodes.values()]
-    boxes = artifacts.worst_boxes({kind: sum(m[kind] for m in maps) for kind in maps[0]}, 72)
-    figures.use_style()
-    figure = figures.zooms(original, decodes, boxes, "'china' at 0.16 bpp, enlarged")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, bbox_inches="tight")
-    figures.plt.close(figure)
-    drawn = np.asarray(Image.open(buffer).convert("RGB")).astype(int)
+    drawn = np.asarray(Image.open(io.BytesIO(regenerate.draw_artefacts())).convert("RGB")).astype(int)
     assert drawn.shape == shown.shape
     assert np.abs(drawn - shown).mean() < 1  # levels; other CPUs may round a decoder's pixel differently
 
