@@ -96,8 +96,18 @@ LOOKS = {  # one for good, whatever else is drawn or released
     "one dial": {"color": "#888888", "marker": "s"},
     "colour's dial -0.1": {"color": "#117733", "marker": "v"},
     "colour's dial +0.1": {"color": "#cc6677", "marker": "^"},
+    "from nothing": {"color": "#888888", "marker": "h"},
+    "from nothing, longer": {"color": "#332288", "marker": "s"},
+    "cut out": {"color": "#117733", "marker": "^"},
+    "released decoders": {"color": "#cc6677", "marker": "D"},
+    "factorized prior": {"color": "#aa4499", "marker": "D"},  # what others have published
+    "hyperprior": {"color": "#882255", "marker": "s"},
+    "cheng2020": {"color": "#44aa99", "marker": "o"},
+    "CWIC": {"color": "#999933", "marker": "X"},
+    "Cool-chic 5.0": {"color": "#332288", "marker": "P"},
 }
 SAME = {  # other names of a system: of luma alone a codec has no chroma format, a released model is the model
+    "JPEG": "jpeg420", "BPG 4:4:4": "hevc444", "VTM": "vvc420",
     "jpeg": "jpeg444", "avif": "avif444", "released luma": "fusion", "released fusion": "fusion",
     "released scalar_fusion": "scalar_fusion", "released, binary (fusion)": "fusion",
     "released, scalar (scalar_fusion)": "scalar_fusion",
@@ -181,7 +191,7 @@ def _fit(image: np.ndarray, room: int) -> tuple[np.ndarray, int]:
 
 
 def _sheet(
-    rows: Sequence[Mapping[str, np.ndarray]], width: float, title: str, left: int = 0, right: int = 0
+    rows: Sequence[Sequence[tuple[str, np.ndarray]]], width: float, title: str, left: int = 0, right: int = 0
 ) -> tuple[Figure, list[list[tuple[Axes, np.ndarray]]]]:
     """Return a figure of at most `width` inches and, by row, axes with the picture that each is to hold.
 
@@ -190,11 +200,11 @@ def _sheet(
     """
     dpi, columns = plt.rcParams["figure.dpi"], max(map(len, rows))
     room = (round(width * dpi) - left - right - GAP) // columns - GAP
-    fitted = [[(text, *_fit(image, room)) for text, image in row.items()] for row in rows]
-    texts = [line for row in rows for text in row for line in text.splitlines()]
+    fitted = [[(text, *_fit(image, room)) for text, image in row] for row in rows]
+    texts = [line for row in rows for text, _ in row for line in text.splitlines()]
     widest = max(image.shape[1] * scale for row in fitted for _, image, scale in row)
     cell = min(room, max(widest, int(5.4 * max(map(len, texts), default=0))))
-    above = [max(17 * len(text.splitlines()) for text in row) + GAP for row in rows]
+    above = [max(17 * len(text.splitlines()) for text, _ in row) + GAP for row in rows]
     tall = [max(image.shape[0] * scale for _, image, scale in row) for row in fitted]
     top = 20 if title else 0
     across, down = left + right + columns * (cell + GAP) + GAP, top + sum(above) + sum(tall) + GAP
@@ -221,9 +231,9 @@ def _sheet(
     return figure, axes
 
 
-def _in_rows(images: Mapping[str, np.ndarray], columns: int) -> list[dict[str, np.ndarray]]:
-    names = list(images)
-    return [{n: images[n] for n in names[i : i + columns]} for i in range(0, len(names), columns)]
+def _in_rows(images: Mapping[str, np.ndarray], columns: int) -> list[list[tuple[str, np.ndarray]]]:
+    named = list(images.items())
+    return [named[i : i + columns] for i in range(0, len(named), columns)]
 
 
 def gallery(
@@ -281,14 +291,18 @@ def zooms(
     """
     pictures = {"original": reference, **decodes}
     cut = [
-        {name: image[top : top + side, left : left + side] for name, image in pictures.items()}
-        for top, left, side in boxes.values()
+        [
+            (name * (not index), image[top : top + side, left : left + side])
+            for name, image in pictures.items()
+        ]
+        for index, (top, left, side) in enumerate(boxes.values())
     ]
     figure, rows = _sheet(cut, width, title, left=20)
-    for index, (row, label) in enumerate(zip(rows, boxes, strict=True)):
+    for row, label in zip(rows, boxes, strict=True):
         for ax, image in row:
-            picture(ax, image, ax.get_title() if index == 0 else "")
-        row[0][0].set_ylabel(label, fontsize="small")
+            picture(ax, image, ax.get_title())
+            ax.title.set(size="medium", weight="bold")
+        row[0][0].set_ylabel(label, size="medium", weight="bold")
     return figure
 
 
@@ -299,9 +313,13 @@ def bias_scatter(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3
         shifts: (N, 2) of (da*, db*) by codec.
         unit: radius of the circle of one just-noticeable difference.
     """
-    figure, axes = panels(1, len(shifts), 9.5, 9.5 / len(shifts) + 0.9, title)
+    across = min(len(shifts), 3)
+    rows = -(-len(shifts) // across)
+    figure, axes = panels(rows, across, 9.5, 9.5 / across * rows + 0.9, title)
+    for ax in axes.flat[len(shifts) :]:
+        ax.axis("off")
     reach = max(unit, *(float(np.abs(s).max()) for s in shifts.values())) * 1.05
-    for ax, (name, shift) in zip(axes.flat, shifts.items(), strict=True):
+    for ax, (name, shift) in zip(axes.flat, shifts.items(), strict=False):
         known = SAME.get(name, name) in LOOKS
         hue = look(name)["color"] if known else HUES[0]
         ax.scatter(shift[:, 0], shift[:, 1], s=11, alpha=0.6, color=hue, linewidths=0, label="one block")
@@ -310,9 +328,8 @@ def bias_scatter(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3
         ax.plot(*shift.mean(axis=0), "P", ms=9, color="black", mec="white", label="mean of the blocks")
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=name)
         ax.set_xlabel("shift of a*, green to red")
-        if ax is not axes.flat[0]:
-            ax.set_yticklabels([])
-    axes.flat[0].set_ylabel("shift of b*, blue to yellow")
+        if ax in axes[:, 0]:
+            ax.set_ylabel("shift of b*, blue to yellow")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -388,7 +405,7 @@ def intervals(
     table: pd.DataFrame, value: str, title: str, *, panel: str, x: str, hue: str, label: str,
     lines: Mapping[str, float] | None = None, across: int = 4,
 ) -> Figure:  # fmt: skip
-    """Draw values with their intervals: a panel for each `panel`, groups side by side, a line at nothing.
+    """Draw values with their intervals: a panel for each `panel`, groups side by side, one scale.
 
     Args:
         table: columns `panel`, `x` and `hue` (categories), `value`, "<value>_low" and "<value>_high".
@@ -404,12 +421,14 @@ def intervals(
             own = table[(table[panel] == name) & (table[hue] == group)]
             place = [steps.index(step) + (j - (len(groups) - 1) / 2) * 0.5 / len(groups) for step in own[x]]
             spread = own[value] - own[f"{value}_low"], own[f"{value}_high"] - own[value]
-            style = {"fmt": MARKERS[j], "color": HUES[j], "ms": 5, "capsize": 2.5, "lw": 1.3}
-            ax.errorbar(place, own[value], spread, label=str(group), **style)
+            style = look(group) | {"ls": "", "ms": 5, "capsize": 2.5, "linewidth": 1.3, "alpha": 1}
+            ax.errorbar(place, own[value], spread, label=group, **style)
         ax.axhline(0, color="black", lw=0.9)
         for text, at in (lines or {}).items():
             ax.axhline(at, color="#777777", ls="--", lw=1.1, label=text)
         ax.set(title=name, xlabel=LABELS.get(x, x), ylabel=label if ax in axes[:, 0] else "")
+        if ax is not axes.flat[0]:
+            ax.sharey(axes.flat[0])
         ax.set_xticks(range(len(steps)), [f"{s:g}" if isinstance(s, float) else str(s) for s in steps])
     for ax in axes.flat[len(names) :]:
         ax.axis("off")

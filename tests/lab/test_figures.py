@@ -184,6 +184,12 @@ def test_bias_scatter_show_every_shift_on_one_scale_with_the_just_noticeable_cir
     assert axes[0].get_ylabel() == "shift of b*, blue to yellow"
 
 
+def test_bias_scatter_has_rows_of_three():
+    shifts = {f"c{i}": np.full((2, 2), i) for i in range(4)}
+    axes = framed(drawn(figures.bias_scatter(shifts, "Shifts")))
+    assert [bool(ax.get_ylabel()) for ax in axes] == [True, False, False, True]
+
+
 @pytest.mark.parametrize("size", [0, 0.5])
 def test_small_shifts_are_seen_inside_the_just_noticeable_circle(size):
     with warnings.catch_warnings():
@@ -333,6 +339,7 @@ def test_intervals_show_each_value_between_its_ends_beside_its_group():
         levels = {line.get_ydata()[0] for line in ax.lines if len(set(line.get_ydata())) == 1}
         assert {0, -4.9} <= levels
     assert (first.get_ylabel(), second.get_ylabel()) == ("percent", "")
+    assert first.get_ylim() == second.get_ylim()
     assert [text.get_text() for text in first.get_xticklabels()] == ["0.15", "0.3"]
 
 
