@@ -18,9 +18,10 @@ MACHINES := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_
 BIN     := .venv/bin
 READY   := .venv/.ready-$(shell { cat requirements.lock; sed '/^\[tool.pytest/,$$d' pyproject.toml; } | cksum | cut -d' ' -f1)
 FLOW    := .venv/.workflow-$(shell cksum < workflow/requirements.txt | cut -d' ' -f1)
+DOCS    := .venv/.docs-$(shell cksum < docs/requirements.txt | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce paper test test-slow test-portable train-scalar fuzz lab lint refresh clean
+.PHONY: help reproduce paper test test-slow test-portable train-scalar fuzz lab site lint refresh clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -34,14 +35,14 @@ paper: $(FLOW) ## Remake every table: PROFILE=quick, released (shipped weights, 
 	@$(BIN)/snakemake --snakefile workflow/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --nolock \
 	  --rerun-incomplete --show-failed-logs --quiet rules --config profile=$(PROFILE) $(ARGS)
 
-test: $(FLOW) ## Run the whole test suite, notebooks included
+test: $(FLOW) $(DOCS) ## Run the whole test suite, notebooks included
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" --nbval --nbval-current-env $(ARGS)
 
 test-slow: $(FLOW) ## Run what is too long for every time
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-portable: $(FLOW) ## Run the tests as CPUs without AMX or AVX-512 would, and on 1 and 4 threads
+test-portable: $(FLOW) $(DOCS) ## Run the tests as CPUs without AMX or AVX-512 would, and on 1 and 4 threads
 	@log=$$(mktemp); for machine in $(MACHINES); do \
 	  env $$machine $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" -q $(or $(ARGS),tests) \
 	    >$$log 2>&1 || { failed=1; cat $$log; }; \
@@ -65,6 +66,10 @@ fuzz: $(READY) ## Feed the decoder a million damaged files (RUNS=, SECONDS=)
 lab: $(READY) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_data_preparation.ipynb
 
+site: $(DOCS) ## Render README, notebooks, documents, tables and API to docs/_build/html
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
+	@echo docs/_build/html/index.html
+
 lint: $(READY) ## Format and lint code and notebooks, write the notebooks' text anew
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 	@$(BIN)/python tests/regenerate.py --text
@@ -73,7 +78,7 @@ refresh: $(READY) ## Execute the committed notebooks anew and rewrite golden fil
 	@$(BIN)/python tests/regenerate.py
 
 clean: ## Remove results and the environment
-	rm -rf .venv .snakemake results/quick results/cpu results/gpu results/remade data/cache
+	rm -rf .venv .snakemake results/quick results/cpu results/gpu results/remade data/cache docs/_build docs/api
 
 # Made anew whenever the lock or the packages that pyproject names change, or a set-up was cut off.
 $(READY):
@@ -90,3 +95,7 @@ $(READY):
 $(FLOW): $(READY) workflow/requirements.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r workflow/requirements.txt
 	@touch $(FLOW)
+
+$(DOCS): $(READY) docs/requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r docs/requirements.txt
+	@touch $(DOCS)

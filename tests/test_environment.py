@@ -17,9 +17,16 @@ LINES = [
     line for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines() if not line.startswith("#")
 ]
 LOCK = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LINES)}
-BESIDE = (ROOT / "workflow" / "requirements.txt").read_text("utf-8").splitlines()
-PINS = [line.partition("==") for line in BESIDE if not line.startswith("#")]
-WORKFLOW = {canonicalize_name(name): version for name, _, version in PINS}
+
+
+def pins(path):
+    """Return the exact versions that a file of requirements names."""
+    lines = (ROOT / path).read_text("utf-8").splitlines()
+    split = (line.partition("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, _, version in split}
+
+
+WORKFLOW, DOCS = pins("workflow/requirements.txt"), pins("docs/requirements.txt")
 EXTRAS = PROJECT["optional-dependencies"]
 WANTED = [Requirement(r) for r in [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["dev"]]]
 OF_A_GPU = ("nvidia-", "cuda-", "triton")  # torch's: which ones depends on the build that the platform gets
@@ -50,17 +57,25 @@ def test_what_is_installed_is_locked_with_all_that_it_needs():
                 assert locked, f"{name} needs {needed}"
 
 
-def test_the_workflow_s_packages_are_pinned_beside_the_lock_with_all_that_they_need():
-    assert set(EXTRAS["workflow"]) <= {f"{name}=={version}" for name, version in WORKFLOW.items()}
-    assert not WORKFLOW.keys() & LOCK.keys()
-    everything, beyond = LOCK | WORKFLOW, set()
-    for name, version in WORKFLOW.items():
+# The lock's packaging is newer than snakemake asks for; tests/workflow run with it.
+@pytest.mark.parametrize(
+    ("beside", "newer"), [(WORKFLOW, {"packaging"}), (DOCS, set())], ids=["workflow", "docs"]
+)
+def test_packages_beside_the_lock_are_pinned_with_all_that_they_need(beside, newer):
+    assert not beside.keys() & LOCK.keys()
+    everything, beyond = LOCK | beside, set()
+    for name, version in beside.items():
         assert metadata.version(name) == version
         for needed in map(Requirement, metadata.requires(name) or []):
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 found = everything[canonicalize_name(needed.name)]
                 beyond |= {needed.name} if not needed.specifier.contains(found) else set()
-    assert beyond == {"packaging"}  # the lock's is newer; tests/workflow run with it
+    assert beyond == newer
+
+
+def test_workflow_and_docs_agree():
+    assert set(EXTRAS["workflow"]) <= {f"{name}=={version}" for name, version in WORKFLOW.items()}
+    assert {name: DOCS[name] for name in DOCS.keys() & WORKFLOW.keys()}.items() <= WORKFLOW.items()
 
 
 def test_conda_users_get_the_lock_and_nothing_else():
@@ -82,6 +97,7 @@ def test_nothing_in_the_repository_names_a_machine_or_a_registry():
     bad = re.compile("/" + "work/|/" + r"root/|/home/\w+/|py" + r"pi\.org|python" + r"hosted\.org")
     for path in ROOT.rglob("*"):
         ours = path.relative_to(ROOT).parts[0] not in (".git", ".venv", "results")
+        ours = ours and "_build" not in path.parts
         if ours and path.suffix in TEXTS and path.is_file():
             assert not bad.search(path.read_text("utf-8")), path
 

@@ -238,7 +238,7 @@ class Run:
         return "interrupted" if self.progress() < 1.0 else "finished"
 
     def train_step(self) -> dict[str, Tensor]:
-        """Do one step; return its figures by column, 0-d; "psnr_..." as squared errors of peak 1."""
+        """Do one step; return its figures by column, 0-d; `psnr_...` as squared errors of peak 1."""
         raise NotImplementedError
 
     def finish(self) -> None:
