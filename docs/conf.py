@@ -97,7 +97,9 @@ def readme():
     """Return the lists of all pages."""
     own = ("api", "commands", "files", "report")
     return (
-        contents("Results", ["/docs/RESULTS", "/docs/report", "/results/README"])
+        contents(
+            "Results", ["What was found </docs/RESULTS>", "/docs/report", "Kept tables </results/README>"]
+        )
         + contents("Notebooks", pages("notebooks", "*.ipynb"))
         + contents("Documents", pages("docs", "*.md", (*own, "RESULTS")) + pages(".", "C*.md"))
         + contents("Reference", ["/docs/commands", "/docs/api", "/docs/files"])
