@@ -33,7 +33,6 @@ from mcml.codec.interface import get_codec
 from mcml.data.sets import data_folders, image_set, registry
 from mcml.lab.output import command_line, results_root
 from mcml.lab.parameters import CHECKS, CODECS, DATA_SETS, check_parameters, load_profile, parse_names
-from mcml.lab.report import build_report
 
 Progress = Callable[[str, int, int], None]  # notebook, cells done, cells in all
 NO_NUMBERS = (  # what decides none: caches, hidden files, and what runs notebooks and prints
@@ -220,6 +219,8 @@ def reproduce(
                 else:
                     _execute(run, folder, fingerprint, progress)
                     say(f"{run.name}: done in {time.perf_counter() - start:.0f} s")
+        from mcml.lab.report import build_report
+
         with _lock(folder, "report"):
             usual = {run.name: run.parameters for run in plan(profile)}
             have = [p.stem for p in notebooks() if (folder / p.stem / "complete.json").is_file()]

@@ -47,3 +47,8 @@ def test_values_are_read_by_rows_and_differences_and_mistakes_are_named(tmp_path
     assert claims.replaced("x\n" + page, table) == f"x\n{claims.BEGIN}\n{table}\n{claims.END}end\n"
     with pytest.raises(DataError, match="no lines"):
         claims.replaced("x", table)
+
+
+def test_every_claim_answers_a_question_of_the_report():
+    asked = tomllib.loads((ROOT / "workflow" / "claims.toml").read_text("utf-8"))["question"]
+    assert {claim["question"] for claim in CLAIMS} <= {own["name"] for own in asked}
