@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcml.base.errors import CorruptStreamError, DataError, UsageError
 from mcml.base.files import atomic_write, check_writable, is_seen, read_bytes
-from mcml.cli.main import Progress, add_command, fail, number, shown
-from mcml.lab.output import print_table
+from mcml.cli.main import BACKGROUND, Progress, add_command, add_output, fail, number, print_rows, shown
+
+if TYPE_CHECKING:
+    from mcml.codec.learned import LearnedCodec
 
 SUFFIX = ".mcml"
+MEASURED_PX = 1 << 24
 
 
 def add_commands(commands: Any) -> None:
@@ -36,7 +39,9 @@ def add_commands(commands: Any) -> None:
     effort = "high: search for what decodes best, minutes a megapixel; scalar models"
     add("--effort", choices=("normal", "high"), default="normal", help=effort)
     add("--metrics", flag=True, help="decode the file and measure it")
+    add("--background", **BACKGROUND)
     add("--overwrite", flag=False, help="replace existing files")
+    add_output(add)
 
     files = {"nargs": "+", "metavar": "FILE", "help": "files, folders of them, or patterns as 'out/*.mcml'"}
     add = add_command(commands, decompress)
@@ -49,6 +54,7 @@ def add_commands(commands: Any) -> None:
     add("--layers", type=number(int, 1), metavar="N", help="decode no more of its layers (default: all)")
     add("--partial", flag=False, help="decode what is whole before a cut or damage")
     add("--overwrite", flag=False, help="replace existing files")
+    add_output(add)
 
     add_command(commands, identify)("words", **files)
 
@@ -85,7 +91,7 @@ def compress(options: argparse.Namespace) -> None:
 
     def work(source: Path, made: Path, progress: Callable[[float], None]) -> tuple[dict[str, Any], str]:
         _ = codec.model  # loaded now: it counts to no image's seconds
-        image, note = read_image(source), ""
+        image, note = read_image(source, options.background), ""
         began = time.perf_counter()
         if options.effort == "high":
             from mcml.codec.search import refined_encoder
@@ -101,21 +107,23 @@ def compress(options: argparse.Namespace) -> None:
         data = nearest.data if nearest else encode(quality)
         seconds = time.perf_counter() - began
         row = {
-            "image": shown(source), "size": f"{image.shape[1]}x{image.shape[0]}", "bytes": len(data),
-            "bpp": bits_per_pixel(data, image), "quality": quality,
+            "file": shown(made), "image": shown(source), "width": image.shape[1], "height": image.shape[0],
+            "model": codec.name, "bytes": len(data), "bpp": bits_per_pixel(data, image), "quality": quality,
         }  # fmt: skip
-        if options.metrics and image[..., 0].size <= 1 << 24:  # else they would take gigabytes
-            measured = distortion.compare(image, codec.decode(data))
-            row |= {name: getattr(measured, name) for name in ("psnr", "ms_ssim", "ciede2000")}
+        if options.metrics and image[..., 0].size > MEASURED_PX:
+            note = f"not measured: more than {MEASURED_PX >> 20} megapixels would take gigabytes"
+        elif options.metrics:
+            row |= vars(distortion.compare(image, codec.decode(data)))
         if nearest is not None and not nearest.reached:
             low, high = (bits_per_pixel(encode(end), image) for end in (0, 100))
-            note = f"{nearest.explain(codec.name)}; on this image it reaches {low:.4f} to {high:.4f} bpp"
+            note = f"{note}; " * bool(note) + nearest.explain(codec.name)
+            note += f"; on this image it reaches {low:.4f} to {high:.4f} bpp"
             if low < nearest.target_bpp < high:
                 note += ", in steps that are coarse on so few pixels"
         atomic_write(made, data)
         return {**row, "seconds": seconds}, note
 
-    _each(options, pairs, work)
+    _each(options, pairs, work, ("file", "bytes", "bpp", "quality", "psnr", "ciede2000", "seconds"))
 
 
 def decompress(options: argparse.Namespace) -> None:
@@ -126,9 +134,7 @@ def decompress(options: argparse.Namespace) -> None:
     mcml decompress cut.mcml --partial
     """
     from mcml.codec.container import LATENTS, Header, read, read_header
-    from mcml.codec.learned import LearnedCodec
     from mcml.data.images import write_png
-    from mcml.model.model_files import name_of
 
     headers: dict[Path, Header] = {}
     for path in find_inputs(options, {SUFFIX}, f"{SUFFIX} file"):
@@ -137,7 +143,7 @@ def decompress(options: argparse.Namespace) -> None:
         except DataError as error:  # told before an output that is in the way
             fail(options, error, path)
     pairs = pair_outputs(list(headers), options, ".png", ".decoded.png")
-    codec_for = cache(lambda model: LearnedCodec(options.model or name_of(model)))
+    codec_for = decoder(options)
 
     def work(source: Path, made: Path, _: Callable[[float], None]) -> tuple[dict[str, Any], str]:
         data, header, note = read_bytes(source), headers[source], ""
@@ -161,12 +167,26 @@ def decompress(options: argparse.Namespace) -> None:
                 note += "; grey, for of the first only luma is"
         write_png(made, decoded.image)
         row = {
-            "file": shown(source), "output": shown(made), "size": f"{header.width}x{header.height}",
-            "layers": f"{decoded.layers}/{header.layers}", "seconds": time.perf_counter() - began,
+            "output": shown(made), "file": shown(source), "width": header.width, "height": header.height,
+            "model": codec.name, "layers": decoded.layers, "layers_in_file": header.layers,
+            "seconds": time.perf_counter() - began,
         }  # fmt: skip
         return row, note
 
-    _each(options, pairs, work)
+    _each(options, pairs, work, ("output", "width", "height", "layers", "seconds"))
+
+
+def decoder(options: argparse.Namespace) -> Callable[[bytes], LearnedCodec]:
+    """Return what finds the codec of a file's model: --model, or the one that it names."""
+
+    @cache
+    def find(model: bytes) -> LearnedCodec:
+        from mcml.codec.learned import LearnedCodec
+        from mcml.model.model_files import name_of
+
+        return LearnedCodec(options.model or name_of(model))
+
+    return find
 
 
 def identify(options: argparse.Namespace) -> None:
@@ -257,8 +277,9 @@ def _each(
     options: argparse.Namespace,
     pairs: Sequence[tuple[Path, Path]],
     work: Callable[[Path, Path, Callable[[float], None]], tuple[dict[str, Any], str]],
+    brief: Sequence[str],
 ) -> None:
-    """Do the work on each pair, which returns a table's row and a note; go on where one fails.
+    """Do the work on each pair, which returns a row and a note; go on where one fails; print the rows.
 
     Work that takes long calls what it is given with the share that is done.
     """
@@ -283,5 +304,5 @@ def _each(
                     progress.clear()
                     fail(options, error, source)
     finally:  # what is finished is shown after Ctrl-C too
-        if rows:
-            print_table(rows)
+        if rows or options.json:
+            print_rows(options, rows, brief)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
+import json
 import math
 import os
 import re
@@ -14,7 +15,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -164,6 +165,12 @@ def add_command(commands: Any, run: Callable[[argparse.Namespace], None]) -> Cal
     return add
 
 
+def add_output(add: Callable[..., None]) -> None:
+    """Declare the options of `print_rows`."""
+    add("--all", flag=False, help="show every column")
+    add("--json", flag=False, help="print JSON instead: every column, in full precision")
+
+
 def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Callable[[str], Any]:
     """Return the type of an option that is a number from `low` to `high`."""
 
@@ -176,6 +183,47 @@ def number(kind: type[int] | type[float], low: float, high: float = math.inf) ->
         raise argparse.ArgumentTypeError(f"expected {what}, not '{text}'")
 
     return parse
+
+
+def color(text: str) -> tuple[int, int, int]:
+    """Return a colour by its name or by `#rrggbb`, sRGB, 0..255."""
+    from PIL import ImageColor
+
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except ValueError:
+        expected = "expected a colour, as white or #ffcc00"
+        raise argparse.ArgumentTypeError(f"{expected}, not '{text}'") from None
+
+
+BACKGROUND = {
+    "type": color, "metavar": "COLOUR",
+    "help": "behind transparent pixels, as white; mixed in as browsers do (default: they are refused)",
+}  # fmt: skip
+
+
+def print_rows(
+    options: argparse.Namespace, rows: Sequence[Mapping[str, Any]], brief: Sequence[str], /, **content: Any
+) -> None:
+    """Print the columns `brief` of rows, with --all every one; with --json `content`, else the rows.
+
+    JSON keeps full precision; what is infinite or not a number is null.
+    """
+    from mcml.base.files import plain
+    from mcml.lab.output import print_table
+
+    def strict(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: strict(of) for name, of in value.items()}
+        if isinstance(value, list):
+            return list(map(strict, value))
+        value = None if value is None else plain(value)
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    if options.json:
+        print(json.dumps(strict(content or {"rows": list(rows)}), indent=2))
+        return
+    print_table([{k: row[k] for k in (row if options.all else brief) if k in row} for row in rows])
 
 
 def shown(path: Path) -> str:

@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
-import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcml.base.errors import DataError, UsageError
-from mcml.base.files import atomic_write, check_writable, to_csv
-from mcml.cli.main import Progress, add_command, number
-from mcml.lab.output import as_rows, print_table, provenance
+from mcml.base.files import atomic_write, check_writable, is_seen, read_bytes, to_csv
+from mcml.cli.files import SUFFIX, decoder, find_inputs
+from mcml.cli.main import BACKGROUND, Progress, add_command, add_output, number, print_rows
+from mcml.lab.output import as_rows, provenance
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mcml.codec.learned import LearnedCodec
+    from mcml.data.sets import ImageSet
+
+MEASURES = ("psnr", "ms_ssim", "ciede2000")  # shown of all, where there are other columns too
+POSTERS = ("psnr", "ms_ssim", "cmssim", "delta_e76", "ciede2000", "rgb_angle")
 
 
 def add_commands(commands: Any) -> None:
     """Declare the commands that make tables."""
     add = add_command(commands, compare)
-    add("reference", type=Path, metavar="ORIGINAL", help="image, or a folder of them")
-    add("decoded", type=Path, metavar="DECODED", help="image, or a folder with the same names")
-    add("--json", action="store_true", help='print {"rows": [...], "mean": {...}}')
+    add("reference", type=Path, metavar="ORIGINAL", help="image or .mcml file, or a folder of them")
+    add("decoded", type=Path, metavar="DECODED", help="the same, in a folder by the same names")
+    model = "of .mcml files: a released model, or a model's folder (default: the one that a file names)"
+    add("--model", default="", metavar="NAME", help=model)
+    add("--background", **BACKGROUND)
+    add_output(add)
 
     add = add_command(commands, evaluate)
-    add("folder", metavar="FOLDER", help="of images, or a data set: embedded, kodak, train, valid")
-    add("--codecs", required=True, help="names or models' folders, separated by commas")
-    add("--csv", type=Path, help="table to write: one row an image, codec and rate")
-    add("--bpp", help="rates to hit, as 0.15,0.3; without it each codec's own qualities")
-    add("--out", type=Path, help="folder to add to: points of each codec's curve, means and BD-rates")
-    add("--at-bpp", help="rates at which --out reads the curves (0.1,0.15,0.2,0.3,0.5,0.75,1)")
-    add("--workers", type=number(int, 0), default=0, help="processes; 0 means one for each core (0)")
+    pictures = "files, folders, patterns, or a data set: embedded, kodak, train, valid"
+    add("words", nargs="+", metavar="IMAGES", help=pictures)
+    names = "by commas, as scalar_fusion,jpeg444,avif444; or models' folders"
+    add("--codecs", required=True, metavar="NAMES", help=names)
+    rates = "to hit, as 0.15,0.3 (default: each codec's own qualities)"
+    add("--bpp", metavar="RATES", help=rates)
+    add("--background", **BACKGROUND)
+    add("--csv", type=Path, metavar="FILE", help="table to write: one row an image, codec and rate")
+    out = "to add to: points of each codec's curve, means and BD-rates"
+    add("--out", type=Path, metavar="FOLDER", help=out)
+    rates = "at which --out reads the curves (default: 0.1,0.15,0.2,0.3,0.5,0.75,1)"
+    add("--at-bpp", metavar="RATES", help=rates)
+    add("--workers", type=number(int, 0), default=0, metavar="N", help="processes; 0: one for each core")
     add("--overwrite", flag=False, help="replace an existing table; with --out measure anew")
+    add_output(add)
 
-    add_command(commands, data)
+    add_output(add_command(commands, data))
 
     add = add_command(commands, reproduce)
     add("--profile", default="quick", metavar="NAME", help="a file of notebooks/profiles")
@@ -47,63 +68,104 @@ def compare(options: argparse.Namespace) -> None:
     """Measure how far decoded images are from their originals: two files, or two folders of equal names.
 
     mcml compare original.png decoded.jpg
+    mcml compare photo.png photo.mcml
     mcml compare originals/ decodes/ --json
     """
-    from mcml.data.images import read_image
     from mcml.metrics import distortion
 
     rows: list[dict[str, Any]] = []
+    codec_for = decoder(options)
     for name, first, second in _pairs(options.reference, options.decoded):
-        a, b = read_image(first), read_image(second)
+        a, b = (_pixels(path, options, codec_for) for path in (first, second))
         if a.shape != b.shape:
             sizes = f"{first} is {a.shape[1]} x {a.shape[0]} and {second} is {b.shape[1]} x {b.shape[0]}"
             raise DataError(f"{sizes} pixels: sizes must be equal")
         rows.append({"image": name, **vars(distortion.compare(a, b))})
     mean = distortion.mean_row(rows)
-    if options.json:  # valid: 1e999 is infinite to Python and JavaScript
-        words = {"NaN": "null", "Infinity": "1e999"}
-        text = json.dumps({"rows": rows, "mean": mean}, indent=2)
-        print(re.sub("(?<=: )(NaN|Infinity)(?=,?$)", lambda word: words[word[0]], text, flags=re.MULTILINE))
-        return
+    shown = rows
     if len(rows) > 1:
-        rows.append({"image": f"mean of {mean['images']}", **mean})
-    print_table([{k: v for k, v in row.items() if k not in ("images", "identical")} for row in rows])
-    if mean["identical"] and len(rows) > 1:
+        means = {name: value for name, value in mean.items() if name in rows[0]}
+        shown = [*rows, {"image": f"mean of {mean['images']}", **means}]
+    print_rows(options, shown, ("image", *POSTERS), rows=rows, mean=mean)
+    if mean["identical"] and len(rows) > 1 and not options.json:
         identical = f"{mean['identical']} of {mean['images']} pairs are identical"
         print(f"{identical}: infinite dB are not in the mean.")
 
 
-def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
-    from mcml.data.sets import image_set
+def _pixels(
+    path: Path, options: argparse.Namespace, codec_for: Callable[[bytes], LearnedCodec]
+) -> np.ndarray:
+    """Read a picture, or decode a .mcml file."""
+    from mcml.codec.container import read_header
+    from mcml.data.images import read_image
 
+    if path.suffix.lower() != SUFFIX:
+        return read_image(path, options.background)
+    data = read_bytes(path)
+    try:
+        return codec_for(read_header(data)[0].model).decode(data)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
     for path in (reference, decoded):
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
-        if path.suffix.lower() == ".mcml" and path.is_file():
-            raise DataError(f"{path}: compare takes pictures: `mcml decompress {path}` first")
     if reference.is_dir() != decoded.is_dir():
         raise UsageError(f"{reference} and {decoded}: give two files or two folders")
     if not reference.is_dir():
         return [(reference.stem, reference, decoded)]
-    # With a slash, a folder's name is no registered set's.
-    first, second = ({p.stem: p for p in image_set(f"{folder}/").paths} for folder in (reference, decoded))
+    first, second = map(_by_stem, (reference, decoded))
     if lonely := sorted(first.keys() ^ second.keys()):
         where = reference if lonely[0] in first else decoded
         raise DataError(f"names differ: '{lonely[0]}' is only in {where} ({len(lonely)} without a partner)")
     return [(stem, path, second[stem]) for stem, path in first.items()]
 
 
-def evaluate(options: argparse.Namespace) -> None:
-    """Encode, decode and measure images with codecs: a tidy CSV, and the means on screen.
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Return a folder's pictures; if it has none its .mcml files."""
+    from mcml.data.images import check_stems, list_images
 
-    mcml evaluate my_photos --codecs fusion,jpeg444,webp --bpp 0.15,0.3 --csv files.csv
+    paths = sorted(path for path in folder.iterdir() if is_seen(path, {SUFFIX}))
+    try:
+        paths = list_images(folder)
+    except DataError:
+        if not paths:
+            raise
+    check_stems(paths)
+    return {path.stem: path for path in paths}
+
+
+def _image_set(options: argparse.Namespace) -> ImageSet:
+    """Return the images that `options.words` name: a data set's, or those of files, folders and patterns."""
+    from mcml.data.images import EXTENSIONS, check_stems
+    from mcml.data.sets import ImageSet, image_set
+
+    word, *others = options.words
+    if not (others or Path(word).suffix.lower() in EXTENSIONS or glob.has_magic(word)):
+        return image_set(word)
+    paths = find_inputs(options, EXTENSIONS, "image")
+    check_stems(paths)
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+    if not paths:  # as was told
+        raise SystemExit(1)
+    return ImageSet(name=" ".join(Path(word).name for word in options.words), paths=tuple(paths))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Encode, decode and measure images with codecs: the means on screen, every file in a table.
+
+    mcml evaluate photo.png --codecs scalar_fusion,jpeg444,webp --bpp 0.3
+    mcml evaluate my_photos --codecs fusion,webp --bpp 0.15,0.3 --csv files.csv
     mcml evaluate kodak --codecs webp,jpeg2000 --out curves --at-bpp 0.15,0.3
 
     With --out every picture is read on its own curve of real files, at equal bytes; codecs and pictures
     that the folder has already are not measured again.
     """
     from mcml.codec.interface import get_codec
-    from mcml.data.sets import image_set
     from mcml.lab import evaluate as evaluation
     from mcml.lab.parameters import parse_bpp_list, parse_names
 
@@ -112,72 +174,92 @@ def evaluate(options: argparse.Namespace) -> None:
         raise UsageError("--codecs is empty: give names separated by commas")
     for name in names:
         get_codec(name)
-    if (options.csv is None) == (options.out is None):
-        raise UsageError("give --csv for a table of files or --out for a folder of curves, one of them")
-    if (options.bpp and options.out) or (options.at_bpp and options.csv):
-        raise UsageError("--bpp goes with --csv, --at-bpp with --out")
+    if options.csv and options.out:
+        raise UsageError("--csv for a table of files or --out for a folder of curves: give one of them")
+    if (options.out and (options.bpp or options.background)) or (options.at_bpp and not options.out):
+        raise UsageError("--at-bpp goes with --out, --bpp and --background without it")
     if options.out:
         _evaluate_curves(options, names)
         return
     targets = None if options.bpp is None else parse_bpp_list(options.bpp)
-    table_file, record_file = options.csv, options.csv.with_name(options.csv.name + ".run.json")
-    if table_file.suffix.lower() != ".csv":  # above all no picture's, which --overwrite would replace
-        raise UsageError(f"--csv {table_file}: a table's name ends in .csv")
-    for path in (table_file, record_file):
-        if path.is_dir() or (path.exists() and not options.overwrite):
-            raise UsageError(f"{path} exists: name another with --csv, or --overwrite replaces it")
-    images = image_set(options.folder)
-    check_writable(table_file)  # now, not after an hour of encoding
+    files = _csv_and_record(options)
+    images = _image_set(options)
+    for path in files[:1]:
+        check_writable(path)  # now, not after an hour of encoding
     began = time.perf_counter()
     with Progress("evaluate") as progress:
         progress.update(0.0, f"{len(names)} codecs on {len(images.paths)} images")
         table = evaluation.evaluate(
-            images.paths, names, targets, workers=options.workers,
+            images.paths, names, targets, workers=options.workers, background=options.background,
             progress=lambda done, total: progress.update(done / total, f"{done} of {total}"),
         )  # fmt: skip
-    atomic_write(table_file, to_csv(as_rows(table)))
-    record = {
-        "parameters": {"folder": images.name, "codecs": names, "target_bpp": targets},
-        "images": len(images.paths), "data_hash": images.digest,
-        "seconds": round(time.perf_counter() - began, 1), **provenance(),
-    }  # fmt: skip
-    atomic_write(record_file, json.dumps(record, indent=2) + "\n")
-    print_table(as_rows(evaluation.mean_table(table)))
+    rows, means = as_rows(table), as_rows(evaluation.mean_table(table))
+    if files:
+        atomic_write(files[0], to_csv(rows))
+        parameters = {"folder": images.name, "codecs": names, "target_bpp": targets}
+        record = {
+            "parameters": parameters | ({"background": options.background} if options.background else {}),
+            "images": len(images.paths), "data_hash": images.digest,
+            "seconds": round(time.perf_counter() - began, 1), **provenance(),
+        }  # fmt: skip
+        atomic_write(files[1], json.dumps(record, indent=2) + "\n")
+    brief = ("codec", *(() if targets is None else ("target_bpp",)), "quality", "bpp", *MEASURES)
+    print_rows(options, means, brief, rows=rows, means=means)
     for sentence in evaluation.misses(table):
         print(f"note: {sentence}", file=sys.stderr)
-    print(f"{len(table)} rows in {table_file}", file=sys.stderr)
+    if files:
+        print(f"{len(table)} rows in {files[0]}", file=sys.stderr)
     evaluation.check_reach(table)
 
 
+def _csv_and_record(options: argparse.Namespace) -> list[Path]:
+    """Return the files that `evaluate` writes; `UsageError` if they cannot be."""
+    if options.csv is None:
+        return []
+    files = [options.csv, options.csv.with_name(options.csv.name + ".run.json")]
+    if options.csv.suffix.lower() != ".csv":  # above all no picture's, which --overwrite would replace
+        raise UsageError(f"--csv {options.csv}: a table's name ends in .csv")
+    for path in files:
+        if path.is_dir() or (path.exists() and not options.overwrite):
+            raise UsageError(f"{path} exists: name another with --csv, or --overwrite replaces it")
+    return files
+
+
 def _evaluate_curves(options: argparse.Namespace, names: list[str]) -> None:
-    from mcml.data.sets import image_set
     from mcml.lab import curves
     from mcml.lab.parameters import parse_bpp_list
 
     rates = curves.RATES if options.at_bpp is None else parse_bpp_list(options.at_bpp)
-    images = image_set(options.folder)
+    images = _image_set(options)
     check_writable(options.out / "points.csv")
     with Progress("evaluate", every_s=60) as progress:
         means, savings = curves.extend(
             options.out, images, names, sorted(rates), anew=options.overwrite, workers=options.workers,
             progress=lambda done, total: progress.update(done / total, f"{done} of {total}"),
         )  # fmt: skip
-    for table in (means, savings):
-        if len(table):
-            print_table(as_rows(table))
-    for sentence in curves.continued(means):
+    sentences = curves.continued(means)
+    means, savings = as_rows(means), as_rows(savings)
+    tables = {"means": means, "bd_rate": savings}
+    print_rows(options, means, ("codec", "bpp", *MEASURES, "extended"), **tables)
+    if savings and not options.json:
+        print_rows(options, savings, list(savings[0]))
+    for sentence in sentences:
         print(f"note: {sentence}", file=sys.stderr)
     print(f"points.csv, means.csv and bd_rate.csv in {options.out}", file=sys.stderr)
 
 
-def data(_: argparse.Namespace) -> None:
-    """List the data sets: what they are, under which licence, and whether they are here."""
+def data(options: argparse.Namespace) -> None:
+    """List the data sets: whether they are here; with --all what they are, under which licence.
+
+    mcml data
+    mcml data --all
+    """
     from mcml.data.sets import data_folders, image_set, registry
 
     rows = []
     for name, entry in registry().items():
-        row = {"data set": name, "images": "", "state": "downloaded on first use, or set MCML_DATA"}
-        rows.append(row | {"what": entry["title"], "licence": entry["licence"]})
+        row = {"name": name, "images": None, "state": "downloaded on first use, or set MCML_DATA"}
+        rows.append(row | {"title": entry["title"], "licence": entry["licence"]})
         if name == "kodak" and not any((folder / name).is_dir() for folder in data_folders()):
             continue
         try:
@@ -189,7 +271,7 @@ def data(_: argparse.Namespace) -> None:
             if "not found" not in str(error):
                 rows[-1]["state"] = "damaged or incomplete"
                 print(f"note: {error}", file=sys.stderr)
-    print_table(rows)
+    print_rows(options, rows, ("name", "images", "state"))
 
 
 def reproduce(options: argparse.Namespace) -> None:

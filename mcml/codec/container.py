@@ -133,7 +133,11 @@ def read_header(data: bytes) -> tuple[Header, int]:
         raise CorruptStreamError("the file is empty")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         kind = next((kind for magic, kind in PICTURES.items() if data.startswith(magic)), None)
-        what = f"it is a {kind} picture already" if kind else "it does not begin with 'MCML'"
+        what = (
+            f"it is a {kind} picture, which `mcml compress` takes"
+            if kind
+            else "it does not begin with 'MCML'"
+        )
         raise CorruptStreamError(f"not an mcml file: {what}")
     if len(data) > len(MAGIC) and data[len(MAGIC)] not in (BITS, LATENTS):
         raise UnsupportedStreamError(
@@ -287,7 +291,7 @@ def block(content: Mapping[str, Any]) -> str:
     here = ", which is not here" if content["model"] == content["model_id"] else ""
     whole, chunks, unusable = (content[name] for name in ("whole_chunks", "chunks", "unusable_bytes"))
     rates = "  ".join(f"{key} {value}" for key, value in content["rates"].items())
-    unit = {"adaptive": "level", "uniform": "level x 256", "none": "dial, of 12288"}[content["maps"]]
+    unit = {"adaptive": "level", "uniform": "level x 256", "none": "quality x 122.88"}[content["maps"]]
     lines = {
         "format": f"version {content['version']}",
         "picture": f"{content['width']} x {content['height']} pixels",

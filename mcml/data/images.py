@@ -21,15 +21,20 @@ EXTENSIONS = frozenset({
 })  # fmt: skip
 
 
-def read_image(path: str | Path) -> np.ndarray:
+WITH_ALPHA = ("PA", "P", "LA", "La", "RGBA", "RGBa")
+Color = tuple[int, int, int]
+
+
+def read_image(path: str | Path, background: Color | None = None) -> np.ndarray:
     """Read a file as the sRGB picture that a colour-managed viewer shows.
 
     Grey, palette, 16-bit grey and CMYK are converted, an embedded ICC profile is applied,
     the EXIF orientation is followed. What has no single right reading is refused: partly
-    transparent pictures, animations, CMYK without a profile, floating-point pixels, and
-    colour of 16 bits a channel in PNG, TIFF and PPM (Pillow would cut it to 8 without a word).
-    JPEG 2000, JPEG XL and AVIF files deeper than 8 bits are rounded to 8 by their decoders;
-    a PNG's gamma chunk without a profile is not applied.
+    transparent pictures without a `background` (sRGB, 0..255), animations, CMYK without a
+    profile, floating-point pixels, and colour of 16 bits a channel in PNG, TIFF and PPM (Pillow
+    would cut it to 8 without a word). JPEG 2000, JPEG XL and AVIF files deeper than 8 bits are
+    rounded to 8 by their decoders; a PNG's gamma chunk without a profile is not applied. A
+    background is mixed in as browsers do it: in sRGB values, not in linear light.
 
     Returns:
         (H, W, 3) uint8, sRGB, 0..255.
@@ -37,10 +42,10 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         DataError: naming the file and the reason.
     """
-    return decode_image(read_bytes(Path(path)), str(path))
+    return decode_image(read_bytes(Path(path)), str(path), background)
 
 
-def decode_image(raw: bytes, name: str = "image") -> np.ndarray:
+def decode_image(raw: bytes, name: str = "image", background: Color | None = None) -> np.ndarray:
     """Decode the bytes of an image file as `read_image` does; `name` stands in its errors."""
     if raw[:2] == b"\xff\x0a" or raw[4:8] == b"JXL ":
         import pillow_jxl  # noqa: F401  (registers JPEG XL with Pillow)
@@ -53,7 +58,7 @@ def decode_image(raw: bytes, name: str = "image") -> np.ndarray:
                 if _cut_by_pillow(image, raw):
                     raise DataError(f"{name}: 16 bits per channel, or an odd depth: save it with 8 bits")
                 image.load()
-                return np.array(_to_srgb(image, name))
+                return np.array(_to_srgb(image, name, background))
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not an image that can be read here") from error
     except (OSError, RuntimeError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
@@ -76,29 +81,39 @@ def _cut_by_pillow(image: Image.Image, raw: bytes) -> bool:
     return False
 
 
-def _to_srgb(image: Image.Image, name: str) -> Image.Image:
+def _to_srgb(image: Image.Image, name: str, background: Color | None) -> Image.Image:
     profile = image.info.get("icc_profile")
     grey16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-    image = _flatten(ImageOps.exif_transpose(image), name, grey16)
+    image = ImageOps.exif_transpose(image)
+    alpha = _transparency(image, grey16)
+    if alpha is not None and background is None:
+        advice = "name what is behind them, as `--background white`, or flatten it first"
+        raise DataError(f"{name}: has transparent pixels: {advice}")
+    image = _flatten(image, name, grey16)
     if image.mode == "CMYK" and not profile:
         raise DataError(f"{name}: CMYK without an ICC profile has no defined colours; convert it to sRGB")
     if profile:
         image = _apply_profile(image, profile, name)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    return image if alpha is None else Image.composite(image, Image.new("RGB", image.size, background), alpha)
+
+
+def _transparency(image: Image.Image, grey16: bool) -> Image.Image | None:
+    """Return the alpha channel, mode L, if not all is opaque."""
+    alpha = None
+    if grey16 and "transparency" in image.info:
+        alpha = Image.fromarray(np.uint8(255) * (np.asarray(image) != image.info["transparency"]))
+    elif not grey16 and (image.mode in WITH_ALPHA or "transparency" in image.info):
+        alpha = image.convert("RGBA").getchannel("A")
+    return None if alpha is None or alpha.getextrema()[0] == 255 else alpha
 
 
 def _flatten(image: Image.Image, name: str, grey16: bool) -> Image.Image:
     """Reduce a mode to one of L, RGB or CMYK with 8 bits, without losing anything visible."""
     if grey16:
-        wide = np.asarray(image, dtype=np.float64)
-        if np.any(wide == image.info.get("transparency", -1)):
-            raise DataError(f"{name}: has transparent pixels; flatten it on a background first")
-        return Image.fromarray(np.round(wide / 257).astype(np.uint8))
-    if image.mode in ("PA", "P", "LA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema()[0] < 255:
-            raise DataError(f"{name}: has transparent pixels; flatten it on a background first")
-        return rgba.convert("L" if image.mode in ("LA", "La") else "RGB")
+        return Image.fromarray(np.round(np.asarray(image, np.float64) / 257).astype(np.uint8))
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
+        return image.convert("RGBA").convert("L" if image.mode in ("LA", "La") else "RGB")
     if image.mode in ("I", "F", "LAB", "HSV"):
         raise DataError(f"{name}: pixels of mode {image.mode} are not supported; save it as 8-bit sRGB")
     return image.convert({"1": "L", "L": "L", "CMYK": "CMYK"}.get(image.mode, "RGB"))

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mcml.base.errors import DataError, UsageError
 from mcml.codec import interface as codecs
-from mcml.data.images import check_stems, read_image
+from mcml.data.images import Color, check_stems, read_image
 from mcml.lab.workers import side_by_side
 from mcml.metrics import distortion as metrics
 
@@ -28,6 +28,7 @@ def evaluate(
     *,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    background: Color | None = None,
 ) -> pd.DataFrame:
     """Encode, decode and measure every image with every codec, in parallel over both.
 
@@ -37,6 +38,7 @@ def evaluate(
         target_bpp: rates to search for; None takes each codec's default qualities.
         workers: processes; 0 means one for each core.
         progress: called with (done, total) after each image and codec.
+        background: behind transparent pixels, as in `mcml.data.read_image`.
 
     Returns:
         One row for each image, codec and rate: `KEYS`, then `mcml.metrics.COLUMNS`, in
@@ -57,15 +59,18 @@ def evaluate(
     check_stems(list(paths))
     # Absolute: a pool that is used again may have been started in another folder.
     calls = [
-        partial(_image_rows, path.absolute(), name, target_bpp) for path in paths for name in codec_names
-    ]
+        partial(_image_rows, path.absolute(), name, target_bpp, background)
+        for path in paths for name in codec_names
+    ]  # fmt: skip
     rows = [row for rows in side_by_side(calls, workers, progress) for row in rows]
     return pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
 
 
-def _image_rows(path: Path, codec_name: str, target_bpp: Sequence[float] | None) -> list[dict[str, Any]]:
+def _image_rows(
+    path: Path, codec_name: str, target_bpp: Sequence[float] | None, background: Color | None
+) -> list[dict[str, Any]]:
     """Return the rows of one image and codec: at rates, or at the codec's own qualities."""
-    image, codec = read_image(path), codecs.get_codec(codec_name)
+    image, codec = read_image(path, background), codecs.get_codec(codec_name)
     rows, encoder = [], cache(codec.encoder(image))  # searches of several rates try the same qualities
     for point in target_bpp or codec.qualities:
         if target_bpp is None:

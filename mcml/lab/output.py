@@ -84,12 +84,33 @@ def to_latex(rows: Sequence[Row], caption: str = "") -> str:
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print rows as a rounded table, the first column to the left and the others to the right; or nothing."""
-    lines = _lines(rows) if rows else []
+    """Print rows as a rounded table, text to the left, numbers to the right; or nothing.
+
+    One row alone is a list of its names and values, and so is each of a table that is too wide for the
+    terminal although its first column was cut.
+    """
+    if not rows:
+        return
+    header, *body = lines = _lines(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for first, *others in lines:
-        texts = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        print("  ".join([first.ljust(widths[0]), *texts]).rstrip())
+    over = sum(widths) + 2 * len(widths) - 2 - shutil.get_terminal_size().columns
+    if sys.stdout.isatty() and 0 < over < widths[0] - 12:
+        widths[0] -= over
+        lines = [[t if len(t) <= widths[0] else f"..{t[2 - widths[0] :]}", *others] for t, *others in lines]
+    elif len(rows) == 1 or (sys.stdout.isatty() and over > 0):
+        widest = max(map(len, header))
+        lists = [
+            "\n".join(f"{n:<{widest}}  {t}".rstrip() for n, t in zip(header, texts, strict=True))
+            for texts in body
+        ]
+        print("\n\n".join(lists))
+        return
+    left = [any(isinstance(row.get(name), str) for row in rows) for name in header]
+    for line in lines:
+        texts = [
+            t.ljust(w) if to_left else t.rjust(w) for t, w, to_left in zip(line, widths, left, strict=True)
+        ]
+        print("  ".join(texts).rstrip())
 
 
 # ------------------------------------------------------------------------------ provenance

@@ -74,7 +74,6 @@ def test_the_help_of_every_command_explains_each_option_and_gives_valid_examples
         ("compress a.png --effort hi", "--effort: invalid choice: 'hi'"),
         ("evaluate photos", "missing: --codecs"),
         ("evaluate photos --codecs jpeg", "did you mean 'jpeg2000', 'jpeg420', 'jpeg444' or 'jpegxl'? known"),
-        ("evaluate photos --codecs webp", "give --csv for a table of files or --out for a folder of curves"),
         (
             "evaluate photos --codecs webp --csv t.csv --workers -1",
             "--workers: expected a whole number from 0",
@@ -107,7 +106,7 @@ def test_debug_anywhere_shows_where_an_error_came_from_above_its_sentence(mcml, 
 
 def test_a_fault_of_our_own_is_a_sentence_too(mcml, monkeypatch, tmp_path):
     (tmp_path / "a.png").touch()
-    monkeypatch.setattr("mcml.data.images.read_image", lambda path: 1 / 0)
+    monkeypatch.setattr("mcml.data.images.read_image", lambda *_: 1 / 0)
     failed(mcml("compare", "a.png", "a.png"), 1, "ZeroDivisionError: division by zero", "--debug")
     with pytest.raises(ZeroDivisionError):
         mcml("compare", "a.png", "a.png", "--debug")
@@ -152,7 +151,7 @@ def test_a_signal_ends_in_a_sentence_and_keeps_and_shows_what_is_finished(
         out, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert err == f"mcml: {said}; what was finished is kept\n"
-    assert len(out.splitlines()) == 2 * rows and (photo_folder / "one.mcml").exists() == bool(rows)
+    assert ("seconds" in out) == bool(rows) and (photo_folder / "one.mcml").exists() == bool(rows)
 
 
 def test_a_closed_pipe_is_quiet(photo_folder):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import shutil
 
@@ -42,13 +41,41 @@ def rows_of(path, image):
 # --------------------------------------------------------------------------------- compare
 
 
-def test_compare_of_two_files_prints_a_rounded_table_and_nothing_else(mcml, photo_folder, decoded):
-    result = mcml("compare", "photos/one.png", "decoded/one.jpg")
+@pytest.mark.parametrize("more", ["", "--all"])
+def test_compare_of_two_files_prints_a_rounded_list_and_nothing_else(mcml, photo_folder, decoded, more):
+    result = mcml("compare", "photos/one.png", "decoded/one.jpg", *more.split())
     assert (result.returncode, result.stderr) == (0, "")
-    header, line = (text.split() for text in result.stdout.splitlines())
-    assert header == ["image", *metrics.COLUMNS]
-    row = metrics.compare(read_image(photo_folder / "one.png"), read_image(decoded / "one.jpg"))
-    assert line == ["one", *(format_value(name, value) for name, value in vars(row).items())]
+    row = vars(metrics.compare(read_image(photo_folder / "one.png"), read_image(decoded / "one.jpg")))
+    names = metrics.COLUMNS if more else ("psnr", "ms_ssim", "cmssim", "delta_e76", "ciede2000", "rgb_angle")
+    expected = {"image": "one"} | {name: format_value(name, row[name]) for name in names}
+    assert dict(line.split() for line in result.stdout.splitlines()) == expected
+
+
+def test_a_table_fits_80_columns_and_with_all_every_metric_is_there(mcml, photo_folder, decoded):
+    lines = mcml("compare", "photos", "decoded").stdout.splitlines()
+    assert len(lines) == 4 and max(map(len, lines)) <= 80
+    header, *_ = mcml("compare", "photos", "decoded", "--all").stdout.splitlines()
+    assert header.split() == ["image", *metrics.COLUMNS]
+
+
+def test_compare_decodes_mcml_files_on_either_side(mcml, photo_folder, tmp_path):
+    fusion = LearnedCodec("fusion")
+    (tmp_path / "files").mkdir()
+    for name in ("one", "two"):
+        file = fusion.encode(read_image(photo_folder / f"{name}.png"), 40)
+        (tmp_path / "files" / f"{name}.mcml").write_bytes(file)
+    pair = read_image(photo_folder / "two.png"), fusion.decode(file)
+    for words, images in (
+        (["photos/two.png", "files/two.mcml"], pair), (["files/two.mcml", "photos/two.png"], pair[::-1]),
+        (["photos", "files"], pair), (["photos", "files", "--model", fusion.folder], pair),
+    ):  # fmt: skip
+        row = strict(mcml("compare", *words, "--json").stdout)["rows"][-1]
+        assert row == {"image": "two", **vars(metrics.compare(*images))}
+    wrong = mcml("compare", "photos", "files", "--model", "scalar_fusion")
+    failed(wrong, 1, "files/one.mcml: the file was written by fusion: scalar_fusion cannot decode it")
+    failed(mcml("compare", "photos/one.png", "files/two.mcml"), 1, "sizes must be equal")
+    (tmp_path / "files" / "two.mcml").write_bytes(file[:-5])
+    failed(mcml("compare", "photos/two.png", "files/two.mcml"), 1, "files/two.mcml: the file ends within")
 
 
 def test_compare_of_folders_as_json_holds_every_pair_and_their_mean(mcml, photo_folder, decoded):
@@ -82,9 +109,8 @@ def test_folders_with_an_identical_pair_say_what_the_mean_leaves_out(mcml, photo
 def test_json_of_identical_and_of_tiny_images_is_valid(mcml, photo_folder, tmp_path):
     result = mcml("compare", "photos/one.png", "--json", "photos/one.png")  # options may stand anywhere
     assert result.returncode == 0
-    assert '"psnr": 1e999' in result.stdout
     content = strict(result.stdout)
-    assert content["rows"][0]["psnr"] == content["mean"]["psnr"] == math.inf
+    assert content["rows"][0]["psnr"] is content["mean"]["psnr"] is None
     assert content["rows"][0]["ciede2000"] == 0
     assert content["mean"]["identical"] == 1
     for name, value in (("a", 3), ("b", 9)):
@@ -100,7 +126,7 @@ def test_json_of_identical_and_of_tiny_images_is_valid(mcml, photo_folder, tmp_p
         ("nowhere.png", 1, ["nowhere.png: no such file or folder"]),
         ("photos", 2, ["photos/one.png and photos: give two files or two folders"]),
         ("text.png", 1, ["text.png: not an image"]),
-        ("a.mcml", 1, ["a.mcml: compare takes pictures: `mcml decompress a.mcml` first"]),
+        ("a.mcml", 1, ["a.mcml: not an mcml file: it does not begin with 'MCML'"]),
         ("photos/two.png", 1, ["one.png is 160 x 128", "two.png is 96 x 128", "sizes must be equal"]),
     ],
 )
@@ -141,7 +167,8 @@ def test_evaluate_writes_the_table_and_its_run_beside_it(mcml, photo_folder, tmp
     assert run["command"] == f"mcml {command}"
     assert {"commit", "dirty", "versions", "device", "threads", "seconds"} <= set(run)
     header, *means = result.stdout.splitlines()
-    assert header.split()[:4] == ["codec", "target_bpp", "quality", "bpp"]
+    columns = ["codec", "target_bpp", "quality", "bpp", "psnr", "ms_ssim", "ciede2000"]
+    assert header.split() == columns and len(header) <= 80
     shown = [tuple(line.split()[:2]) for line in means]
     assert shown == [("webp", "0.200"), ("webp", "1.500"), ("jpeg420", "0.200"), ("jpeg420", "1.500")]
     *notes, last = result.stderr.splitlines()
@@ -168,6 +195,28 @@ def test_a_learned_codec_is_searched_or_without_rates_runs_its_own_qualities(mcm
         assert float(row["bpp"]) == codec.bits_per_pixel(encode(float(row["quality"])), image)
 
 
+@pytest.mark.parametrize("words", ["photos", "photos/*.png", "photos/one.png photos/two.png"])
+def test_evaluate_of_files_and_folders_prints_without_writing(mcml, photo_folder, tmp_path, words):
+    before = files_of(tmp_path)
+    shared = ["evaluate", *words.split(), "--codecs", "webp,jpeg444", "--bpp", "0.5", "--workers", 1]
+    content = strict(mcml(*shared, "--json").stdout)
+    expected = evaluation.evaluate(sorted(photo_folder.iterdir()), ["webp", "jpeg444"], [0.5], workers=1)
+    assert content["rows"] == expected.to_dict("records")
+    assert [(row["codec"], row["images"]) for row in content["means"]] == [("webp", 2), ("jpeg444", 2)]
+    header, *means = mcml(*shared, "--all").stdout.splitlines()
+    assert set(metrics.COLUMNS) < set(header.split()) and len(means) == 2
+    assert files_of(tmp_path) == before
+
+
+def test_one_evaluated_codec_and_rate_is_a_list_and_transparency_has_a_background(mcml, tmp_path):
+    Image.new("RGBA", (48, 40), (250, 0, 0, 100)).save(tmp_path / "a.png")
+    shared = ["evaluate", "a.png", "--codecs", "webp", "--bpp", "1", "--workers", "1"]
+    failed(mcml(*shared), 1, "a.png: has transparent pixels", "--background white")
+    result = mcml(*shared, "--background", "black", "--csv", "t.csv")
+    assert dict(line.split() for line in result.stdout.splitlines())["codec"] == "webp"
+    assert strict((tmp_path / "t.csv.run.json").read_text())["parameters"]["background"] == [0, 0, 0]
+
+
 WEBP = ["evaluate", "photos", "--codecs", "webp", "--bpp", "1", "--workers", "1"]
 
 
@@ -192,7 +241,7 @@ def test_an_existing_table_and_its_record_are_kept_unless_overwrite_is_given(
         ("photos --bpp 0.3,x", 2, "bpp list '0.3,x': expected rates above 0"),
         ("photos --bpp -1", 2, "bpp list '-1': expected rates above 0"),
         ("empty", 1, "empty: holds no image"),
-        ("broken", 1, "broken/zoo.png: not an image"),
+        ("broken", 1, "broken/one.png: not an image"),
         ("./nowhere", 1, "nowhere: no such folder"),
         ("kodac", 2, "unknown data set 'kodac': did you mean 'kodak'?"),
         ("train", 1, "data set 'train' not found (MCML_DATA is not set)"),
@@ -200,6 +249,10 @@ def test_an_existing_table_and_its_record_are_kept_unless_overwrite_is_given(
         ("photos --csv photos/one.png", 2, "--csv photos/one.png: a table's name ends in .csv"),
         ("photos --csv photos", 2, "--csv photos: a table's name ends in .csv"),
         ("photos --csv folder.csv", 2, "folder.csv exists"),
+        ("none.png", 1, "none.png: no such file"),
+        ("photos/one.png none.png", 1, "none.png: no such file"),
+        ("no*.png", 1, "no*.png: no file has a name of this pattern"),
+        ("photos/one.png broken/one.png", 1, "two images are named one"),
     ],
 )
 def test_evaluate_refuses_with_one_sentence_and_writes_nothing(
@@ -208,6 +261,7 @@ def test_evaluate_refuses_with_one_sentence_and_writes_nothing(
     for name in ("empty", "broken", "folder.csv"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken" / "zoo.png").write_text("no picture")
+    (tmp_path / "broken" / "one.png").write_text("no picture")
     before = {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)}
     base = ["evaluate", "--codecs", "webp", "--csv", "out/t.csv", "--workers", 1, "--overwrite"]
     failed(mcml(*base, *words.split(), MCML_DATA=""), code, said)
@@ -235,6 +289,7 @@ def test_evaluate_at_equal_bytes_adds_codecs_to_a_folder_and_says_where_curves_e
     assert [tuple(line[:2]) for line in lines[1:7]] == [
         (name, rate) for name in ("webp", "jpeg2000") for rate in ("0.010", "0.400", "1.000")
     ]
+    assert lines[0] == ["codec", "bpp", "psnr", "ms_ssim", "ciede2000", "extended"]
     assert lines[7] == ["codec", "anchor", "column", "bd_rate_percent", "overlap", "images"]
     assert "note: webp: at 0.01 bpp the curves of 2 of 2 pictures end before: left blank" in result.stderr
     assert strict((tmp_path / "new/curves/run.json").read_text())["runs"][1]["rates_bpp"] == [0.01, 0.4, 1]
@@ -243,13 +298,10 @@ def test_evaluate_at_equal_bytes_adds_codecs_to_a_folder_and_says_where_curves_e
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("", "give --csv for a table of files or --out for a folder of curves, one of them"),
-        (
-            "--csv t.csv --out t",
-            "give --csv for a table of files or --out for a folder of curves, one of them",
-        ),
-        ("--out t --bpp 0.3", "--bpp goes with --csv, --at-bpp with --out"),
-        ("--csv t.csv --at-bpp 0.3", "--bpp goes with --csv, --at-bpp with --out"),
+        ("--csv t.csv --out t", "--csv for a table of files or --out for a folder of curves: give one"),
+        ("--out t --bpp 0.3", "--at-bpp goes with --out, --bpp and --background without it"),
+        ("--out t --background red", "--at-bpp goes with --out, --bpp and --background without it"),
+        ("--csv t.csv --at-bpp 0.3", "--at-bpp goes with --out, --bpp and --background without it"),
         ("--out t --at-bpp 0", "bpp list '0': expected rates above 0"),
     ],
 )
@@ -264,12 +316,14 @@ def test_data_lists_every_set_with_its_state_and_licence(mcml):
     result = mcml("data", MCML_DATA="")
     assert (result.returncode, result.stderr) == (0, "")
     header, *lines = result.stdout.splitlines()
-    assert header.split() == ["data", "set", "images", "state", "what", "licence"]
+    assert header.split() == ["name", "images", "state"] and max(map(len, lines)) <= 80
+    for row in strict(mcml("data", "--json", MCML_DATA="").stdout)["rows"]:
+        entry = data.registry()[row["name"]]
+        assert (row["title"], row["licence"]) == (entry["title"], entry["licence"])
+        assert row["images"] == (7 if row["name"] == "embedded" else None)
+    assert mcml("data", "--all").stdout.splitlines()[0].split() == list(row)
     by_name = {line.split()[0]: line for line in lines}
     assert list(by_name) == list(data.registry())
-    for name, line in by_name.items():
-        assert data.registry()[name]["title"] in line
-        assert data.registry()[name]["licence"] in line
     assert by_name["embedded"].split()[1] == "7"
     assert "here, hash as registered" in by_name["embedded"]
     assert "downloaded on first use, or set MCML_DATA" in by_name["kodak"]

@@ -251,7 +251,7 @@ def foreign():
     for kind in ("PNG", "JPEG", "WebP", "BMP", "TIFF", "GIF"):
         file = io.BytesIO()
         image.save(file, kind.upper())
-        yield file.getvalue(), f"not an mcml file: it is a {kind} picture already"
+        yield file.getvalue(), f"not an mcml file: it is a {kind} picture, which `mcml compress` takes"
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("MCML", b"text")
