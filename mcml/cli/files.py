@@ -7,13 +7,24 @@ import glob
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcml.base.errors import CorruptStreamError, DataError, UsageError
 from mcml.base.files import atomic_write, check_writable, is_seen, read_bytes
-from mcml.cli.main import BACKGROUND, Progress, add_command, add_output, fail, number, print_rows, shown
+from mcml.cli.main import (
+    BACKGROUND,
+    MODEL,
+    Progress,
+    add_command,
+    add_output,
+    fail,
+    number,
+    print_rows,
+    shown,
+)
 
 if TYPE_CHECKING:
     from mcml.codec.learned import LearnedCodec
@@ -28,7 +39,7 @@ def add_commands(commands: Any) -> None:
     add("words", nargs="+", metavar="IMAGE", help="files, folders of them, or patterns as 'photos/*.png'")
     add("--bpp", type=number(float, 1e-4, 24), help="bits per pixel to hit (default: 0.3 without --quality)")
     add("--quality", type=number(float, 0, 100), metavar="Q", help="the dial, 0 to 100, instead of --bpp")
-    add("--model", default="scalar_fusion", metavar="NAME", help="a released model, or a model's folder")
+    add("--model", default="scalar_fusion", help="a released model, or a model's folder", **MODEL)
     out = "file, or folder for several (default: beside each image as .mcml)"
     add("-o", "--output", default="", metavar="PATH", help=out)
     add("--adaptive", flag=False, help="send importance maps; --model fusion")
@@ -49,7 +60,7 @@ def add_commands(commands: Any) -> None:
     out = "file, or folder for several (default: beside each as .decoded.png)"
     add("-o", "--output", default="", metavar="PATH", help=out)
     model = "a released model, or a model's folder (default: the one that the file names)"
-    add("--model", default="", metavar="NAME", help=model)
+    add("--model", default="", help=model, **MODEL)
     add("--luma-only", flag=False, help="decode Y alone, to grey")
     add("--layers", type=number(int, 1), metavar="N", help="decode no more of its layers (default: all)")
     add("--partial", flag=False, help="decode what is whole before a cut or damage")
@@ -68,7 +79,7 @@ def compress(options: argparse.Namespace) -> None:
     mcml compress photo.png --model fusion --layers 4
     """
     from mcml.codec.interface import bits_per_pixel, encode_at_bpp
-    from mcml.codec.learned import OPTIONS, LearnedCodec
+    from mcml.codec.learned import LearnedCodec
     from mcml.data.images import EXTENSIONS, read_image
     from mcml.metrics import distortion
 
@@ -78,33 +89,32 @@ def compress(options: argparse.Namespace) -> None:
         raise UsageError(f"{compressed[0]} is compressed already: `mcml decompress` makes a picture of it")
     pairs = pair_outputs(find_inputs(options, EXTENSIONS, "image"), options, SUFFIX)
     codec = LearnedCodec(options.model)
-    if options.adaptive and not codec.coder.has_maps:
-        raise UsageError(f"--adaptive: {codec.name} has no importance maps, as --model fusion has")
-    own = {"adaptive": options.adaptive, "layers": options.layers, "color_share": options.color_share}
-    own = {name: value for name, value in own.items() if name in OPTIONS[codec.scalar]}
-    if not codec.scalar and (options.color_share is not None or options.effort == "high"):
-        raise UsageError(f"--color-share and --effort: {codec.name} codes bits; they are for scalar latents")
-    if options.color_share is not None and len(codec.coder.keys) == 1:
-        raise UsageError(f"--color-share: {codec.name} codes no colour on its own, which could have a share")
-    if codec.scalar and options.layers > 1:
-        raise UsageError(f"--layers: {codec.name} codes latents in one part: --model fusion has layers")
+    own = _options_of(codec, options)
 
-    def work(source: Path, made: Path, progress: Callable[[float], None]) -> tuple[dict[str, Any], str]:
+    def work(source: Path, made: Path, progress: Callable[..., None]) -> tuple[dict[str, Any], str]:
         _ = codec.model  # loaded now: it counts to no image's seconds
         image, note = read_image(source, options.background), ""
+        codec.progress = lambda share: progress(share / 4, "analysing")
         began = time.perf_counter()
         if options.effort == "high":
             from mcml.codec.search import refined_encoder
 
             wanted = {"quality": options.quality, "target_bpp": options.bpp or 0.3}
-            encode = refined_encoder(codec, image, **wanted, **own, progress=progress)
+            refining = partial(progress, doing="refining")
+            encode = refined_encoder(codec, image, **wanted, **own, progress=refining)
         else:
             encode = codec.encoder(image, **own)
+        tried, least = count(), float(options.effort == "high")  # to which all else is little
+
+        def attempt(quality: float) -> bytes:
+            progress(max(least, 0.25 + 0.05 * min(next(tried), 4)), f"coding at quality {quality:.1f}")
+            return encode(quality)
+
         nearest, quality = None, options.quality
         if quality is None:
-            nearest = encode_at_bpp(codec, image, options.bpp or 0.3, encoder=encode)
+            nearest = encode_at_bpp(codec, image, options.bpp or 0.3, encoder=attempt)
             quality = nearest.quality
-        data = nearest.data if nearest else encode(quality)
+        data = nearest.data if nearest else attempt(quality)
         seconds = time.perf_counter() - began
         row = {
             "file": shown(made), "image": shown(source), "width": image.shape[1], "height": image.shape[0],
@@ -113,7 +123,10 @@ def compress(options: argparse.Namespace) -> None:
         if options.metrics and image[..., 0].size > MEASURED_PX:
             note = f"not measured: more than {MEASURED_PX >> 20} megapixels would take gigabytes"
         elif options.metrics:
-            row |= vars(distortion.compare(image, codec.decode(data)))
+            codec.progress = lambda share: progress(max(least, 0.5 + share / 5), "decoding to measure")
+            decoded = codec.decode(data)
+            progress(max(least, 0.7), "measuring")
+            row |= vars(distortion.compare(image, decoded))
         if nearest is not None and not nearest.reached:
             low, high = (bits_per_pixel(encode(end), image) for end in (0, 100))
             note = f"{note}; " * bool(note) + nearest.explain(codec.name)
@@ -124,6 +137,22 @@ def compress(options: argparse.Namespace) -> None:
         return {**row, "seconds": seconds}, note
 
     _each(options, pairs, work, ("file", "bytes", "bpp", "quality", "psnr", "ciede2000", "seconds"))
+
+
+def _options_of(codec: LearnedCodec, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `LearnedCodec.pack` is told beside the quality; `UsageError` if the model has no such."""
+    from mcml.codec.learned import OPTIONS
+
+    if options.adaptive and not codec.coder.has_maps:
+        raise UsageError(f"--adaptive: {codec.name} has no importance maps, as --model fusion has")
+    own = {"adaptive": options.adaptive, "layers": options.layers, "color_share": options.color_share}
+    if not codec.scalar and (options.color_share is not None or options.effort == "high"):
+        raise UsageError(f"--color-share and --effort: {codec.name} codes bits; they are for scalar latents")
+    if options.color_share is not None and len(codec.coder.keys) == 1:
+        raise UsageError(f"--color-share: {codec.name} codes no colour on its own, which could have a share")
+    if codec.scalar and options.layers > 1:
+        raise UsageError(f"--layers: {codec.name} codes latents in one part: --model fusion has layers")
+    return {name: value for name, value in own.items() if name in OPTIONS[codec.scalar]}
 
 
 def decompress(options: argparse.Namespace) -> None:
@@ -145,10 +174,11 @@ def decompress(options: argparse.Namespace) -> None:
     pairs = pair_outputs(list(headers), options, ".png", ".decoded.png")
     codec_for = decoder(options)
 
-    def work(source: Path, made: Path, _: Callable[[float], None]) -> tuple[dict[str, Any], str]:
+    def work(source: Path, made: Path, progress: Callable[..., None]) -> tuple[dict[str, Any], str]:
         data, header, note = read_bytes(source), headers[source], ""
         codec = codec_for(header.model)
         _ = codec.model  # loaded now: it counts to no file's seconds
+        codec.progress = lambda share: progress(0.2 + 0.8 * share, "decoding")
         began = time.perf_counter()
         try:
             decoded = codec.decode_detailed(
@@ -276,12 +306,12 @@ def pair_outputs(
 def _each(
     options: argparse.Namespace,
     pairs: Sequence[tuple[Path, Path]],
-    work: Callable[[Path, Path, Callable[[float], None]], tuple[dict[str, Any], str]],
+    work: Callable[[Path, Path, Callable[..., None]], tuple[dict[str, Any], str]],
     brief: Sequence[str],
 ) -> None:
     """Do the work on each pair, which returns a row and a note; go on where one fails; print the rows.
 
-    Work that takes long calls what it is given with the share that is done.
+    Work calls what it is given with the share that is done and what is being done.
     """
     for made in {made.parent: made for _, made in pairs}.values():
         check_writable(made)
@@ -291,8 +321,8 @@ def _each(
             for done, (source, made) in enumerate(pairs):
                 text = f"{done + 1} of {len(pairs)}: {shown(source)}"
 
-                def show(share: float, done: int = done, text: str = text) -> None:
-                    progress.update((done + share) / len(pairs), text)
+                def show(share: float, doing: str = "", done: int = done, text: str = text) -> None:
+                    progress.update((done + share) / len(pairs), f"{text}: {doing}" if doing else text)
 
                 show(0)
                 try:

@@ -27,6 +27,10 @@ ABOUT = "Multi-channel multi-loss image compression: colour metrics, codecs, net
 
 def main() -> NoReturn:
     """Run this process's command line; SIGINT and SIGTERM become an exception, so that all is cleaned up."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could follow
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
 
     def stop(number: int, _: Any) -> None:
         raise StoppedError(number)
@@ -82,8 +86,36 @@ def parser() -> Parser:
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", prog="mcml")
     for module in (files, tables, train):
         module.add_commands(commands)
+    add_command(commands, completion)("shell", choices=("bash", "zsh", "fish"), help="that is to complete")
     whole.set_defaults(commands=commands.choices)
     return whole
+
+
+def completion(options: argparse.Namespace) -> None:
+    """Print what lets a shell complete commands, options, files, and names of codecs and models.
+
+    mcml completion bash
+
+    Put `eval "$(mcml completion bash)"` into ~/.bashrc, or the same with zsh into ~/.zshrc after compinit.
+    """
+    import argcomplete
+
+    print(argcomplete.shellcode(["mcml"], shell=options.shell))
+
+
+def model_names(**_: Any) -> list[str]:
+    """Return what completes a model's name."""
+    from mcml.model.model_files import released
+
+    return released()
+
+
+def codec_names(prefix: str, **_: Any) -> list[str]:
+    """Return what completes a list of codecs by commas."""
+    from mcml.codec.interface import names
+
+    done, comma, _ = prefix.rpartition(",")
+    return [done + comma + name for name in names()]
 
 
 class Parser(argparse.ArgumentParser):
@@ -148,7 +180,8 @@ def add_command(commands: Any, run: Callable[[argparse.Namespace], None]) -> Cal
     """Declare a command by its function, and return what adds its options, as `add_argument` does.
 
     The function is named like the command; its docstring is the help: a sentence, examples, more. An option
-    with `flag`, which is its default, is a switch: --option and --no-option.
+    with `flag`, which is its default, is a switch: --option and --no-option. Names are completed by
+    `completer`, as argcomplete calls it.
     """
     about, _, examples = inspect.getdoc(run).partition("\n\n")
     name, short = run.__name__.replace("_", "-"), re.split("[.:;]( |$)", about)[0]
@@ -156,9 +189,11 @@ def add_command(commands: Any, run: Callable[[argparse.Namespace], None]) -> Cal
     command = commands.add_parser(name, help=short, description=about, epilog=examples, **look)
     command.set_defaults(run=run)
 
-    def add(*names: str, flag: bool | None = None, **about: Any) -> None:
+    def add(*names: str, flag: bool | None = None, completer: Any = None, **about: Any) -> None:
         if flag is None:
-            command.add_argument(*names, **about)
+            action = command.add_argument(*names, **about)
+            if completer:
+                action.completer = completer
         else:  # set later, for argparse of Python 3.11 tells a default in words of its own
             command.add_argument(*names, action=argparse.BooleanOptionalAction, **about).default = flag
 
@@ -196,6 +231,7 @@ def color(text: str) -> tuple[int, int, int]:
         raise argparse.ArgumentTypeError(f"{expected}, not '{text}'") from None
 
 
+MODEL = {"metavar": "NAME", "completer": model_names}
 BACKGROUND = {
     "type": color, "metavar": "COLOUR",
     "help": "behind transparent pixels, as white; mixed in as browsers do (default: they are refused)",

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 from mcml.base.errors import DataError, UsageError
 from mcml.base.files import atomic_write, check_writable, is_seen, read_bytes, to_csv
 from mcml.cli.files import SUFFIX, decoder, find_inputs
-from mcml.cli.main import BACKGROUND, Progress, add_command, add_output, number, print_rows
+from mcml.cli.main import (
+    BACKGROUND,
+    MODEL,
+    Progress,
+    add_command,
+    add_output,
+    codec_names,
+    number,
+    print_rows,
+)
 from mcml.lab.output import as_rows, provenance
 
 if TYPE_CHECKING:
@@ -34,7 +43,7 @@ def add_commands(commands: Any) -> None:
     add("reference", type=Path, metavar="ORIGINAL", help="image or .mcml file, or a folder of them")
     add("decoded", type=Path, metavar="DECODED", help="the same, in a folder by the same names")
     model = "of .mcml files: a released model, or a model's folder (default: the one that a file names)"
-    add("--model", default="", metavar="NAME", help=model)
+    add("--model", default="", help=model, **MODEL)
     add("--background", **BACKGROUND)
     add_output(add)
 
@@ -42,7 +51,7 @@ def add_commands(commands: Any) -> None:
     pictures = "files, folders, patterns, or a data set: embedded, kodak, train, valid"
     add("words", nargs="+", metavar="IMAGES", help=pictures)
     names = "by commas, as scalar_fusion,jpeg444,avif444; or models' folders"
-    add("--codecs", required=True, metavar="NAMES", help=names)
+    add("--codecs", required=True, metavar="NAMES", completer=codec_names, help=names)
     rates = "to hit, as 0.15,0.3 (default: each codec's own qualities)"
     add("--bpp", metavar="RATES", help=rates)
     add("--background", **BACKGROUND)

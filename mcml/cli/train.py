@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcml.base.errors import StoppedError, UsageError, choose
 from mcml.base.files import atomic_write, to_csv
-from mcml.cli.main import Progress, add_command, number
+from mcml.cli.main import MODEL, Progress, add_command, number
 from mcml.lab.output import print_table
 
 LEAST_WINDOW_PX = 192  # of encoders in files; smaller windows are mostly margins
@@ -58,7 +58,7 @@ def add_commands(commands: Any) -> None:
         add(name, **about)
 
     add = add_command(commands, train_entropy)
-    add("--model", required=True, metavar="NAME", help="a released model, or a model's folder")
+    add("--model", required=True, help="a released model, or a model's folder", **MODEL)
     add("--like", default="", metavar="MODEL", help="take over the coder of a model with the same encoders")
     learn = "streams whose coder learns nevertheless, as Cb,Cr (default: none)"
     add("--train", default="", metavar="STREAMS", help=learn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -76,6 +76,7 @@ class LearnedCodec:
         self.name = self.folder.name if Path(model).is_dir() else str(model)
         self.identity = identity(self.folder)
         self.quality_range = QualityRange(0.0, FULL, "real")
+        self.progress: Callable[[float], object] = float  # called with the share that networks have done
         self.config = read_config(self.folder)
         self.scalar = is_scalar(self.config)
         self.encoder_settings = dict(self.config.get("encoder", {}))  # no matter to decoders
@@ -132,7 +133,7 @@ class LearnedCodec:
         image = np.ascontiguousarray(check_rgb8(image))
         analysis = (Latents if self.scalar else Analysis)(image.shape[:2], tile_px)
         header = self.header(analysis)
-        for tile in header.tiles():
+        for tile in self._told(header.tiles()):
             window, inside = with_halo(tile, header.grid)
             pixels = image[pixels_of(window)]
             if self.scalar:
@@ -147,6 +148,11 @@ class LearnedCodec:
                     _put(analysis.logits, key, header.grid, tile, logits[inside])
         analysis.seconds = time.perf_counter() - began
         return analysis
+
+    def _told(self, tiles: Sequence[tuple[slice, slice]]) -> Iterator[tuple[slice, slice]]:
+        for number, tile in enumerate(tiles):
+            self.progress(number / len(tiles))
+            yield tile
 
     def pack(self, analysis: Analysis | Latents, quality: float, **options: Any) -> Encoded:
         """Entropy-code an analysis.
@@ -233,7 +239,7 @@ class LearnedCodec:
 
         keys = list(codes) if len(codes) == len(self.coder.keys) else list(codes)[:1]  # luma alone is grey
         image = np.empty((header.height, header.width, 3), np.uint8)
-        for tile in replace(header, tile_px=max(header.tile_px, TILE_PX)).tiles():
+        for tile in self._told(replace(header, tile_px=max(header.tile_px, TILE_PX)).tiles()):
             window, inside = with_halo(tile, header.grid)
             masked = {}
             for key in keys:
@@ -262,7 +268,7 @@ class LearnedCodec:
             shown |= dict.fromkeys(keys[1:], shown[keys[-1]])
         dials = dict(zip(self.coder.keys, header.rates, strict=True))
         image = np.empty((header.height, header.width, 3), np.uint8)
-        for tile in replace(header, tile_px=max(header.tile_px, TILE_PX)).tiles():
+        for tile in self._told(replace(header, tile_px=max(header.tile_px, TILE_PX)).tiles()):
             window, inside = with_halo(tile, header.grid)
             if shown and not shown[keys[0]][tile].any():
                 image[pixels_of(tile)] = 128

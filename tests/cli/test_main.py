@@ -1,15 +1,20 @@
 """The command line as a whole: help, mistakes, exit codes, signals, pipes and the progress line."""
 
 import argparse
+import fcntl
 import os
 import pty
 import re
+import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 from helpers import ROOT, failed
+from PIL import Image
 
 from mcml import __version__
 from mcml.cli.main import Progress, parser
@@ -179,6 +184,25 @@ def test_the_progress_line_names_the_file_and_goes_when_all_is_done(photo_folder
     assert shown.endswith("\x1b[K")
 
 
+def test_the_progress_line_tells_what_is_done_inside_one_large_picture(tmp_path):
+    Image.new("RGB", (1100, 24), (90, 120, 60)).save(tmp_path / "wide.png")  # two tiles
+    for words, told in (
+        (["compress", "wide.png"], ["0 %  1 of 1: wide.png: analysing", "12 %", "25 %", "coding at quality",
+                                    "50 %", "decoding to measure", "60 %", "70 %", "measuring"]),
+        (["decompress", "wide.mcml"], ["20 %  1 of 1: wide.mcml: decoding", "60 %"]),
+    ):  # fmt: skip
+        terminal, end = pty.openpty()
+        fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
+        process = start(*words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=end)
+        os.close(end)
+        process.communicate(timeout=60)
+        shown = os.read(terminal, 1 << 16).decode()
+        os.close(terminal)
+        assert process.returncode == 0
+        places = [shown.find(text) for text in told]
+        assert places == sorted(places) and min(places) >= 0, shown
+
+
 def test_where_stderr_is_no_terminal_lines_come_at_their_pace_and_the_last_one_always(capsys):
     with Progress("files") as silent, Progress("train", every_s=1e9) as progress:
         silent.update(0.5, "b.png")
@@ -189,3 +213,37 @@ def test_where_stderr_is_no_terminal_lines_come_at_their_pace_and_the_last_one_a
     assert lines[0].startswith("train [#####---------------]  25 %  step 0.25")
     assert lines[1].startswith("train [####################] 100 %  step 1.0")
     assert lines[2:] == ["said"]
+
+
+# ------------------------------------------------------------------------------ completion
+
+
+@pytest.mark.parametrize(
+    "line, among",
+    [
+        ("mcml com", {"compress", "compare", "completion"}),
+        ("mcml compress --qu", {"--quality "}),
+        ("mcml compress photo.png --no-m", {"--no-metrics "}),
+        ("mcml compress --model scalar_f", {"scalar_fusion "}),
+        ("mcml evaluate photos --codecs jpeg444,web", {"jpeg444,webp "}),
+        ("mcml compress --effort ", {"normal", "high"}),
+        ("mcml compress ph", {"photos/"}),
+    ],
+)
+def test_shells_complete_commands_options_files_and_names(photo_folder, tmp_path, line, among):
+    asked = {
+        "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "|", "COMP_LINE": line, "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "said"), "_ARGCOMPLETE_SUPPRESS_SPACE": "0",
+    }  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **asked}
+    subprocess.run([sys.executable, "-m", "mcml"], cwd=tmp_path, env=environment, check=False)
+    assert set((tmp_path / "said").read_text().split("|")) == among
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_what_the_shell_reads(mcml, tmp_path, shell):
+    script = mcml("completion", shell).stdout
+    assert "mcml" in script and "_ARGCOMPLETE" in script
+    if shutil.which(shell):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([shell, "-n", tmp_path / "script"], check=True)
