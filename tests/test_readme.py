@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import regenerate
+import yaml
 from helpers import ROOT, notebooks
 from PIL import Image
 
+from mcml import __version__
 from mcml.cli.main import run
 from mcml.codec import interface as codec
 from mcml.lab import parameters, runner
@@ -64,6 +66,13 @@ def test_every_page_is_linked_from_the_readme_or_from_a_page_that_is():
         name for page in PAGES for name in PAGES if f"{name.rsplit('/')[-1]}" in PAGES[page] and name != page
     }
     assert linked >= PAGES.keys() - {"README.md"}
+
+
+def test_the_citation_is_one():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    entry = " ".join(section("Cite").split())
+    assert cited["version"] == __version__ and f"version = {{{__version__}}}" in entry
+    assert f"title = {{{cited['title']}}}" in entry and cited["authors"][0]["name"] in entry
 
 
 def test_the_readme_is_read_in_about_five_minutes():
