@@ -24,7 +24,7 @@ from mcml.model.settings import VARIANTS, training_profiles
 CURVES = ROOT / "results" / "released" / "rate_distortion_kodak"
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text("utf-8")
-    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "results" / "README.md")
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("[A-Z]*.md"), ROOT / "results" / "README.md")
 }
 README = PAGES["README.md"]
 EVERY = "\n".join(PAGES.values())
