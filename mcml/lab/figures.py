@@ -21,6 +21,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from PIL import Image
 
 from mcml.lab.evaluate import LOWER_IS_BETTER
@@ -61,7 +62,7 @@ LOOKS = {  # one for good, whatever else is drawn or released
     "scalar_independent": {"color": "#b35c00", "marker": "x", **BROAD},
     "rgb": {"color": HUES[9], "marker": "X", "linewidth": 2.0, "zorder": 3.0},
     "jpeg420": {"color": HUES[2], "marker": "^", **THIN},
-    "jpeg444": {"color": HUES[6], "marker": "v", **THIN},
+    "jpeg444": {"color": "#e31a8c", "marker": "v", **THIN},
     "jpeg2000": {"color": HUES[3], "marker": "D", **THIN},
     "webp": {"color": HUES[5], "marker": "P", **THIN},
     "avif420": {"color": HUES[7], "marker": "*", **THIN},
@@ -131,6 +132,7 @@ def use_style() -> None:
         {
             "figure.dpi": 80,
             "figure.constrained_layout.use": True,
+            "figure.constrained_layout.w_pad": 0.08,
             "axes.titlesize": "medium",
             "axes.titleweight": "bold",
             "axes.spines.top": False,
@@ -208,7 +210,7 @@ def _sheet(
     tall = [max(image.shape[0] * scale for _, image, scale in row) for row in fitted]
     top = 20 if title else 0
     across, down = left + right + columns * (cell + GAP) + GAP, top + sum(above) + sum(tall) + GAP
-    figure = plt.figure(figsize=(across / dpi, down / dpi), layout="none")
+    figure = plt.figure(figsize=(across / dpi, down / dpi), layout=PlaceHolderLayoutEngine(True, False))
     if title:
         figure.suptitle(title, fontweight="bold", y=1 - 6 / down, va="top")
     axes: list[list[tuple[Axes, np.ndarray]]] = []
@@ -323,8 +325,9 @@ def bias_scatter(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3
         known = SAME.get(name, name) in LOOKS
         hue = look(name)["color"] if known else HUES[0]
         ax.scatter(shift[:, 0], shift[:, 1], s=11, alpha=0.6, color=hue, linewidths=0, label="one block")
-        circle = f"just noticeable: {unit:g} CIELAB units"
-        ax.add_patch(plt.Circle((0, 0), unit, fill=False, color="black", lw=1, label=circle))
+        ax.add_patch(plt.Circle((0, 0), unit, fill=False, color="black", lw=1))
+        ring = {"marker": "o", "ms": 9, "mfc": "none", "mec": "black", "ls": ""}
+        ax.plot([], [], **ring, label=f"just noticeable: {unit:g} CIELAB units")
         ax.plot(*shift.mean(axis=0), "P", ms=9, color="black", mec="white", label="mean of the blocks")
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=name)
         ax.set_xlabel("shift of a*, green to red")
@@ -350,6 +353,25 @@ def draw_curves(
             curve[rate], curve[column], label=name, ms=4.5, ls="--" if name in dashed else "-", **look(name)
         )
     ax.set(xlabel=LABELS.get(rate, rate), ylabel=LABELS.get(column, column))
+
+
+def draw_gains(
+    ax: Axes, table: pd.DataFrame, column: str, base: str, *, rate: str = "bpp", by: str = "codec"
+) -> None:
+    """Draw what systems have more than `base` at equal rates (less of what is better low): up is better.
+
+    Args:
+        table, column, rate, by: as `draw_curves` takes them; `base` is read by straight lines over log
+            rate, and nothing is drawn beyond its ends.
+    """
+    of = table[table[by] == base].sort_values(rate)
+    sign = -1 if column in LOWER_IS_BETTER else 1
+    read = np.interp(np.log(table[rate]), np.log(of[rate]), of[column], left=np.nan, right=np.nan)
+    others = table.assign(**{column: sign * (table[column] - read)})[table[by] != base]
+    draw_curves(ax, others, column, rate=rate, by=by)
+    ax.axhline(0, **look(base) | {"marker": "", "zorder": 1.5})
+    unit = re.search(r" \(.*\)|$", LABELS.get(column, column)).group()
+    ax.set(title=f"gain over '{base}'", ylabel=f"gain{unit}, up is better")
 
 
 def rate_distortion(

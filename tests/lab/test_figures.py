@@ -76,8 +76,10 @@ def test_gallery_takes_pictures_of_different_sizes():
 
 def stored(figure):
     """The pixels of a figure as a PNG holds them, (H, W, 3), and each panel's box of them."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):  # saved, and shown
+            figure.savefig(buffer := io.BytesIO(), format="png")
     pixels = np.asarray(Image.open(buffer).convert("RGB"))
     boxes = [ax.get_window_extent().extents.round().astype(int) for ax in figure.axes]
     return pixels, [pixels[len(pixels) - y1 : len(pixels) - y0, x0:x1] for x0, y0, x1, y1 in boxes]
@@ -171,7 +173,7 @@ def test_bias_scatter_show_every_shift_on_one_scale_with_the_just_noticeable_cir
     axes = drawn(figures.bias_scatter(shifts, "Shifts"))
     assert [ax.get_title() for ax in axes] == list(shifts)
     for ax, values in zip(axes, shifts.values(), strict=True):
-        (points,), (mean,) = ax.collections, ax.lines
+        (points,), (_, mean) = ax.collections, ax.lines
         np.testing.assert_array_equal(points.get_offsets(), values)
         np.testing.assert_allclose(mean.get_xydata()[0], values.mean(axis=0))
         (circle,) = ax.patches
@@ -237,6 +239,21 @@ def test_rate_distortion_takes_other_rates_and_systems_in_rows_of_panels():
     assert not axes[-1].axison
     assert axes[0].get_xlabel() == "estimated bits per pixel"
     assert set(lines(axes[2])) == {"a", "b"}
+
+
+def test_gains_are_what_a_system_has_more_at_equal_rates_and_up_is_better():
+    table = curves("fusion", "independent", "webp").query("codec != 'webp' or bpp > 0.1")
+    figure, ((left, right),) = figures.panels(1, 2, 6, 3)
+    figures.draw_gains(left, table, "psnr", "fusion")
+    figures.draw_gains(right, table.assign(ciede2000=table.ciede2000 - table.psnr), "ciede2000", "fusion")
+    drawn(figure)
+    for ax in (left, right):
+        assert ax.get_title() == "gain over 'fusion'"
+        assert ax.get_ylabel() == ("gain (dB), up is better" if ax is left else "gain, up is better")
+        (first, second, nothing) = (line.get_xydata() for line in ax.lines)
+        np.testing.assert_allclose(first, [[0.1, 1], [0.2, 1], [0.5, 1]])
+        np.testing.assert_allclose(second, [[0.2, 2], [0.5, 2]])
+        assert (nothing[:, 1] == 0).all()
 
 
 # ------------------------------------------------------------------------------------ looks
