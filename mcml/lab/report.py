@@ -10,6 +10,7 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mcml.lab.output import format_value, provenance
 from mcml.lab.prose import Prose
 
 MAX_ROWS = 12  # longer tables show their first rows and link to the CSV
-FIRST = (  # columns of numbers that matter first; texts stand before them, notes last
+FIRST = (  # columns of numbers that matter first; texts stand before them, remarks last
     *("target_bpp", "quality", "bpp", "estimated_bpp", "bytes_percent", "gain", "bd_rate_percent"),
     *("psnr", "ciede2000", "ms_ssim", "cmssim", "delta_e76", "rgb_angle", "mse", "y_psnr", "ssim"),
 )
@@ -59,7 +60,7 @@ def build_report(folder: Path, expected: Mapping[str, Mapping[str, Any]], note: 
         note=note,
         prose=Prose("", folder, expected, {}),
         standing=_standing(kept / "rate_distortion_kodak" / "means.csv"),
-        paper=_table(kept / "paper_table.csv", ("system", "kind", "note"), most=None),
+        paper=_table(kept / "paper_table.csv", ("system", "kind", "note"), ("kind", "note"), most=None),
     )
     atomic_write(folder / "report.html", html)
     return folder / "report.html"
@@ -107,6 +108,7 @@ def _blocks(here: Path, figures: dict, tables: dict, prose: Prose) -> Iterator[d
     def table(entry: dict[str, Any], views: Sequence[str]) -> dict[str, Any]:
         number = f"{here.name.partition('_')[0].lstrip('0') or 0}.{next(count)}"
         about = {"kind": "table", "number": number, "views": views, "id": f"table-{number}", **entry}
+        about["caption"] = prose.line(escape(entry["caption"], quote=False))
         if "name" in entry:
             path = here / f"{entry['name']}.csv"
             about |= {"csv": f"{here.name}/{path.name}", **_table(path, entry["text_columns"])}
@@ -148,7 +150,11 @@ def _outputs(outputs: Sequence[Any], pictures: bool) -> tuple[list[str], list[di
         data = output.get("data", {})
         image = next((kind for kind in ("image/png", "image/jpeg") if kind in data), None)
         if 'class="dataframe"' in (html := data.get("text/html", "")):
-            views.append(Markup(re.sub(r'(?s)<style.*?</style>| border="1"| style="[^"]*"', "", html)))
+            bare = re.sub(r'(?s)<style.*?</style>| border="1"| style="[^"]*"', "", html)
+            rows = re.findall(r"<tr>\s*<th>(.*?)</th>", bare)  # a nameless count is no column
+            if rows[1:] and rows == ["", *map(str, range(len(rows) - 1))]:
+                bare = re.sub(r"(<tr>\s*)<th>\d*</th>", r"\1", bare)
+            views.append(Markup(bare))
         elif html:
             others.append({"kind": "html", "html": Markup(html)})
         elif image and pictures:
@@ -172,11 +178,13 @@ def _picture(raw: bytes, lossless: bool = True) -> dict[str, Any]:
     return {"src": source, "width": width, "height": height}
 
 
-def _table(path: Path, text_columns: Collection[str], most: int | None = MAX_ROWS) -> dict[str, Any]:
+def _table(
+    path: Path, text_columns: Collection[str], last: Collection[str] = ("note",), most: int | None = MAX_ROWS
+) -> dict[str, Any]:
     """Return a header, the first rows of (text, whether it is a number), and how many rows there are."""
     with open(path, newline="", encoding="utf-8") as file:
         header, *lines = csv.reader(file)
-    ranks = list(dict.fromkeys([*(name for name in text_columns if name != "note"), *FIRST, *header]))
+    ranks = list(dict.fromkeys([*(name for name in text_columns if name not in last), *FIRST, *header]))
     order = sorted(range(len(header)), key=lambda i: ranks.index(header[i]))
     rows = [[_cell(header[i], line[i], header[i] in text_columns) for i in order] for line in lines[:most]]
     return {"header": [header[i] for i in order], "rows": rows, "total": len(lines)}
