@@ -21,7 +21,7 @@ FLOW    := .venv/.workflow-$(shell cksum < workflow/requirements.txt | cut -d' '
 DOCS    := .venv/.docs-$(shell cksum < docs/requirements.txt | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce paper test test-slow test-portable train-scalar fuzz lab site lint refresh clean
+.PHONY: help reproduce paper test test-slow test-portable train-scalar fuzz lab explore site lint refresh clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -69,6 +69,11 @@ lab: $(READY) ## Open the notebooks in JupyterLab
 site: $(DOCS) ## Render README, notebooks, documents, tables and API to docs/_build/html
 	@$(BIN)/python -m sphinx -q -W --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
 	@echo docs/_build/html/index.html
+
+# Cells that are text to be read are left out; --no-browser and a port by ARGS.
+explore: $(READY) ## Open the explorer: your photograph, any codec, a slider (ARGS=--no-browser)
+	@$(BIN)/voila notebooks/00_try_it.ipynb --TagRemovePreprocessor.enabled=True \
+	  --TagRemovePreprocessor.remove_cell_tags=article --TagRemovePreprocessor.remove_cell_tags=nbval-check-output $(ARGS)
 
 lint: $(READY) ## Format and lint code and notebooks, write the notebooks' text anew
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -134,7 +134,7 @@ export default {
       show(name, images[i]);
       model.on(`change:${name}`, () => show(name, images[i]));
     });
-    model.on("change:box", () => look(model.get("box")));
+    model.on("msg:custom", (message) => look(message.look));
     return () => Object.values(urls).forEach((url) => URL.revokeObjectURL(url));
   },
 };

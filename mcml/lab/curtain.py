@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -17,18 +18,17 @@ SCRIPT = Path(__file__).with_name("curtain.js")
 
 
 class Curtain(anywidget.AnyWidget):
-    """Two pictures of one size as bytes of `lossless`, with their names, and the square that is shown.
-
-    `box` is (top, left, side) in pixels; empty, the whole picture is shown. A name is read when its picture
-    changes.
-    """
+    """Two pictures of one size as bytes of `lossless`, with their names, which are read when those change."""
 
     _esm = SCRIPT
     before = traitlets.Bytes().tag(sync=True)
     after = traitlets.Bytes().tag(sync=True)
     before_name = traitlets.Unicode("original").tag(sync=True)
     after_name = traitlets.Unicode("decode").tag(sync=True)
-    box = traitlets.List(traitlets.Int()).tag(sync=True)
+
+    def look(self, box: Sequence[int] = ()) -> None:
+        """Show a square (top, left, side) in pixels as large as it fits; without one, the whole picture."""
+        self.send({"look": list(box)})
 
 
 def lossless(image: np.ndarray, *, small: bool = False) -> bytes:

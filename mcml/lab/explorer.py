@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from mcml.codec.latents import CodedStream
 from mcml.codec.learned import LearnedCodec, one_thread
 
 KEPT = 32  # steps of a picture
+PLACES = 200  # of a slider over a codec's range
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,23 @@ class Explorer:
         self.image, self.codec = image, get_codec(codec)
         self.learned = isinstance(self.codec, LearnedCodec)
         self.analysis = self.codec.analyse(image) if self.learned else None
-        self.at = lru_cache(KEPT)(self._at)
+        self.at, self._code = lru_cache(KEPT)(self._at), lru_cache(KEPT)(self._code)
 
     def place(self, position: int) -> Step:
-        """Return the step at 0 (fewest bytes) to 100 (most) percent of the codec's range."""
-        return self.at(self.codec.quality_range.at(position / 100))
+        """Return the step at 0 (fewest bytes) to `PLACES` (most) of the codec's range."""
+        return self.at(self.codec.quality_range.at(position / PLACES))
+
+    def position(self, bpp: float) -> int:
+        """Return the first of these places whose file has so many bits per pixel, or the last."""
+
+        def rate(position: int) -> float:
+            return bits_per_pixel(self._code(self.codec.quality_range.at(position / PLACES))[0], self.image)
+
+        return bisect_left(range(PLACES), bpp, key=rate)
 
     def _at(self, quality: float) -> Step:
+        data, codes, seconds = self._code(quality)
         began = time.perf_counter()
-        if self.learned:
-            data, codes = self._code(quality)
-        else:
-            data = self.codec.encode(self.image, quality)
-        middle = time.perf_counter()
         if not self.learned:
             image, parts = self.codec.decode(data), {"file": len(data)}
         else:
@@ -68,12 +74,19 @@ class Explorer:
             for (_, _, stream, _), chunk in zip(header.order(), chunks, strict=True):
                 parts[self.codec.coder.keys[stream]] += len(chunk)
             parts["framing"] = len(data) - parts.total()
-        seconds = {"code": middle - began, "decode": time.perf_counter() - middle}
-        return Step(quality, data, image, bits_per_pixel(data, image), dict(parts), seconds)
+        took = {"code": seconds, "decode": time.perf_counter() - began}
+        return Step(quality, data, image, bits_per_pixel(data, image), dict(parts), took)
 
-    def _code(self, quality: float) -> tuple[bytes, dict]:
-        """Return a learned codec's file and what its entropy decoder would read from it."""
+    def _code(self, quality: float) -> tuple[bytes, dict, float]:
+        """Return a file, of a learned codec what the entropy decoder would read from it, and the seconds."""
+        began = time.perf_counter()
+        data, codes = self._file(quality)
+        return data, codes, time.perf_counter() - began
+
+    def _file(self, quality: float) -> tuple[bytes, dict]:
         codec, analysis = self.codec, self.analysis
+        if not self.learned:
+            return codec.encode(self.image, quality), {}
         if not codec.scalar:
             data = codec.pack(analysis, quality).data
             header, _ = container.read_header(data)

@@ -86,7 +86,7 @@ CHECKS: dict[str, Check] = {
     **dict.fromkeys(("batch", "steps", "color_steps"), _whole(1)),
     "repeats": _whole(1, 1000),
     **dict.fromkeys(("width", "code_channels", "color_channels"), _whole(1, 1024)),
-    **dict.fromkeys(("patch_px", "zoom_px"), _whole(8, 4096)),
+    **dict.fromkeys(("patch_px", "zoom_px", "side_px"), _whole(8, 4096)),
     "crop_px": (lambda v: type(v) is int and (v == 0 or v >= 64), "pixels from 64, or 0 for whole images"),
     "target_bpp": _real("bits per pixel above 0, at most 24", lambda v: 0 < v <= 24),
     **dict.fromkeys(("sweep_bpp", "equal_bpp"), RATES),

@@ -311,7 +311,7 @@ def _strip_machine(executed: Path, path: Path) -> None:
     """Write an executed notebook anew, without times and this machine's paths in its metadata."""
     notebook = json.loads(executed.read_text("utf-8"))
     for part in (notebook, *notebook["cells"]):
-        for key in ("papermill", "execution"):
+        for key in ("papermill", "execution", "widgets"):
             part["metadata"].pop(key, None)
     atomic_write(path, json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from mcml.base.errors import UsageError
 from mcml.codec.interface import get_codec
 from mcml.lab.curtain import lossless, static_curtain
-from mcml.lab.explorer import Explorer
+from mcml.lab.explorer import PLACES, Explorer
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,13 @@ def test_a_step_is_the_codecs_file_and_its_decode(name, astronaut):
 
 def test_a_step_is_taken_once_and_the_slider_spans_the_codecs_range(astronaut):
     explorer = Explorer(astronaut, "jpeg2000")
-    assert explorer.place(50) is explorer.place(50)
-    sizes = [len(explorer.place(position).data) for position in (0, 30, 60, 100)]
-    assert sizes == sorted(sizes) and explorer.place(0).quality == explorer.codec.quality_range.coarsest
+    assert explorer.place(100) is explorer.place(100)
+    sizes = [len(explorer.place(position).data) for position in (0, 60, 120, PLACES)]
+    assert sizes == sorted(sizes)
+    assert explorer.position(0) == 0 and explorer.position(99) == PLACES
+    found = explorer.position(1.5)
+    assert explorer.place(found - 1).bpp < 1.5 <= explorer.place(found).bpp
+    assert explorer.place(0).quality == explorer.codec.quality_range.coarsest
 
 
 def test_a_quality_beyond_the_range_is_refused(astronaut):

@@ -25,7 +25,7 @@ VALUES = [  # names, good values, bad values
     ("max_images train_images", [0, 24], [-1, 2.5, False]),
     ("workers", [0, 2], [-1, None]),
     ("target_bpp", [0.1, 1, 24], [0, -0.1, 24.1, "0.5", True, float("nan"), float("inf")]),
-    ("patch_px zoom_px", [8, 256, 4096], [7, 4097, 64.0, "96"]),
+    ("patch_px zoom_px side_px", [8, 256, 4096], [7, 4097, 64.0, "96"]),
     ("crop_px", [0, 64, 384], [1, 63, -8, 384.0]),
     ("batch steps color_steps", [1, 6000], [0, 1.5, True]),
     ("repeats", [1, 5, 1000], [0, 1001, 1.0, True]),
