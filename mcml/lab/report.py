@@ -160,7 +160,7 @@ def _outputs(outputs: Sequence[Any], pictures: bool) -> tuple[list[str], list[di
         elif image and pictures:
             alt = output.metadata.get(image, {}).get("alt", "a picture without a caption")
             others.append({"kind": "figure", "alt": alt, **_picture(base64.b64decode(data[image]))})
-        elif not image and not any(kind.startswith("application/vnd.jupyter.widget") for kind in data):
+        elif not (image or output.get("name") == "stderr" or any("jupyter.widget" in kind for kind in data)):
             texts.append(re.sub(r"\x1b\[[0-9;]*m", "", output.get("text") or data.get("text/plain", "")))
     return [text for text in texts if text.strip()], others, views
 

@@ -22,6 +22,7 @@ from mcml.lab.output import Output
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CURTAIN = '<div class="curtain"></div><script>document.title += "";</script>'
+WARNING = v4.new_output("stream", name="stderr", text="/here/module.py: UserWarning")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FRAME = (
     '<div><style scoped>td {}</style><table border="1" class="dataframe"><thead><tr style="">'
@@ -65,7 +66,7 @@ def folder(tmp_path, monkeypatch):
             ran("curtain", shown({"text/html": CURTAIN})),
             ran("plt.show()", shown({"image/png": png}, metadata={"image/png": {"alt": "it"}})),
             ran("slider", shown({WIDGET: {}, "text/plain": "IntSlider()"})),
-            ran("print(1 < 2)", v4.new_output("stream", text="1 < 2: True")),
+            ran("print(1 < 2)", v4.new_output("stream", text="1 < 2: True"), WARNING),
             ran("output.finish()", v4.new_output("stream", text="saved all")),
         ]  # fmt: skip
         nbformat.write(v4.new_notebook(cells=cells), tmp_path / "small" / name / f"{name}.ipynb")
@@ -91,7 +92,7 @@ def test_the_answers_come_first_then_the_paper_s_table_then_the_notebooks_in_ord
              "a line that falls", "More text", CURTAIN, "1 &lt; 2: True", "no cell spells",
              "Provenance"]  # fmt: skip
     assert [own.index(text) for text in order] == sorted(own.index(text) for text in order)
-    assert "IntSlider" not in own and "style scoped" not in own
+    assert "IntSlider" not in own and "UserWarning" not in own and "style scoped" not in own
 
 
 def test_tables_have_their_first_columns_first_and_long_ones_are_cut(folder):
