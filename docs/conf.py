@@ -67,7 +67,9 @@ toc_object_entries_show_parents = "hide"
 
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_ipywidgets_js = {}  # would come from the network
+# A widget's JavaScript would come from the network; beside it stands what a page shows without a kernel.
+nb_ipywidgets_js = {}
+nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 suppress_warnings = ["mystnb.unknown_mime_type"]
@@ -191,6 +193,8 @@ def read(app, docname, source):
     folder = (ROOT / docname).parent
     source[0] = LINK.sub(lambda match: place(match[0], folder), source[0])
     source[0] += ADDED.get(docname, str)()
+    if docname.startswith("docs/api/"):  # apidoc's headings
+        source[0] = re.sub(r"(?m)^Submodules\n-+\n|(?<=\w) (module|package)$", "", source[0])
 
 
 def name_pictures(app, doctree):
@@ -245,5 +249,7 @@ def setup(app):
     app.connect("env-get-outdated", lambda *_: list(ADDED))  # what they show may have changed
     app.connect("source-read", read)
     app.connect("doctree-read", name_pictures)
+    alias = "Alias for field"  # of a named tuple, whose signature has it
+    app.connect("autodoc-skip-member", lambda *a: str(a[3].__doc__).startswith(alias) or None)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon
     app.connect("build-finished", finish)
