@@ -67,6 +67,7 @@ lab: $(READY) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_data_preparation.ipynb
 
 site: $(DOCS) ## Render README, notebooks, documents, tables and API to docs/_build/html
+	@rm -rf docs/_build docs/api
 	@$(BIN)/python -m sphinx -q -W --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
 	@echo docs/_build/html/index.html
 

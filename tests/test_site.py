@@ -41,8 +41,8 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     (folder / "results" / "quick").mkdir(parents=True)
     (folder / "results" / "quick" / "report.html").write_text("<title>of a run</title>", "utf-8")
-    recipe = (ROOT / "Makefile").read_text("utf-8").partition("\nsite:")[2].splitlines()[1]
-    words = [word.replace("docs/_build", str(folder)) for word in recipe.split()[1:]]
+    (recipe,) = re.findall("(-m sphinx .*)", (ROOT / "Makefile").read_text("utf-8"))
+    words = [word.replace("docs/_build", str(folder)) for word in recipe.split()]
     environment = {**os.environ, "MCML_RESULTS": str(folder / "results")}
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
