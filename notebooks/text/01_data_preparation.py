@@ -17,7 +17,7 @@ max_images: int = 0  # images to use, 0 means all
 target_bpp: float = 0.25  # bits per pixel of the files whose errors are looked at
 sample_image: str = ""  # image that is drawn large, empty means where 4:2:0 costs most
 patch_px: int = 96  # side of the training patches that are shown, pixels
-batch: int = 16  # training patches that are shown
+batch: int = 8  # training patches that are shown
 seed: int = 0  # decides the split and the patches
 
 # %% tags=["nbval-ignore-output"]
@@ -66,7 +66,7 @@ output.table("contents", contents, f"The images of `{photographs.name}`: {photog
 contents.round(3)
 
 # %%
-figure = figures.gallery(images, f"The photographs of '{photographs.name}'", columns=4)
+figure = figures.gallery(images, f"The photographs of '{photographs.name}'", columns=4, width=6)
 output.figure("gallery", figure, "Figure 1.1: the photographs, each at its own aspect.", contents)
 plt.show()
 
@@ -137,20 +137,21 @@ statistics.round(1)
 
 # %%
 samples = np.concatenate([plane.reshape(-1, 3) for plane in planes.values()])
-figure, axes = figures.panels(1, 3, 9, 2.6, f"Samples of {len(images)} photographs")
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), sharey=True)
+figure.suptitle(f"Samples of {len(images)} photographs", fontweight="bold")
 edges, histogram = np.linspace(0, 256, 65), []
-for ax, stream, levels in zip(axes.flat, STREAMS, samples.T, strict=True):
-    share, _ = np.histogram(levels, edges, density=True)
+for ax, stream, levels in zip(axes, STREAMS, samples.T, strict=True):
+    share = 100 * np.histogram(levels, edges)[0] / len(levels)
     ax.stairs(share, edges, fill=True, color=figures.STREAM_HUES[stream])
     ax.axvline(128, color="black", lw=0 if stream == "Y" else 0.8, ls=":")
-    ax.set(title=stream, xlabel="level (0 to 255)", xlim=(0, 255), yticks=[])
-    histogram += [{"stream": stream, "level": e, "density": s} for e, s in zip(edges, share, strict=False)]
-axes[0, 0].set_ylabel("share of pixels")
+    ax.set(title=stream, xlabel="level", xlim=(0, 256), xticks=range(0, 256, 64))
+    histogram += [{"stream": stream, "level": e, "percent": s} for e, s in zip(edges, share, strict=False)]
+axes[0].set_ylabel("pixels (% in 4 levels)")
 output.figure("histograms", figure, "Figure 1.2: distribution of Y, Cb and Cr levels.", histogram)
 plt.show()
 
 # %% [markdown]
-# Figure 1.2: luma fills its 256 levels; two thirds of the colour differences lie within twenty levels of 128, where the picture is grey (dotted). That narrowness is why chroma is cheap to code, and why a codec is tempted to drop it.
+# Figure 1.2: on one scale of heights, luma fills its 256 levels; two thirds of the colour differences lie within twenty levels of 128, where the picture is grey (dotted). That narrowness is why chroma is cheap to code, and why a codec is tempted to drop it.
 
 # %% [markdown]
 # ## Where the energy lies
@@ -173,14 +174,14 @@ def stacked_bars(table, hues, title, unit):
     ax = (100 * table).plot.barh(stacked=True, ax=axes[0, 0], color=hues, width=0.8, legend=False)
     for bars in ax.containers:
         ax.bar_label(bars, fmt=lambda v: f"{v:.0f}" if v >= 6 else "", label_type="center", color="white")
-    ax.set(xlim=(0, 100), xlabel=f"{unit} (%)", ylabel="")
-    ax.invert_yaxis()
+    ax.set(xlim=(0, 100), xlabel=f"{unit} (%)", ylabel="", ylim=(len(table) - 0.5, -0.5))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=len(table.columns))
     return figure
 
 
+drawn = pd.concat([energy, energy.mean().to_frame("mean of all").T])
 hues = [figures.STREAM_HUES[stream] for stream in STREAMS]
-figure = stacked_bars(energy, hues, "Share of sample variance by stream", "variance")
+figure = stacked_bars(drawn, hues, "Share of sample variance by stream", "variance")
 output.figure("energy", figure, "Figure 1.3: share of each stream in the variance (%).", energy.reset_index())
 plt.show()
 
@@ -289,14 +290,20 @@ cost.round(2)
 # %%
 sample = sample_image or cost.image[cost.ciede2000.idxmax()]
 difference = metrics.ciede2000_map(labs[sample], metrics.rgb_to_lab(halved[sample]))
-captions = {f"{sample}: CIEDE2000 of 4:2:0 against the original": difference}
-title = "Colour lost to 4:2:0 before any bit is saved"
-figure = figures.error_maps(captions, title, "CIEDE2000", vmax=10, columns=1, width=7)
-output.figure("subsampling_map", figure, "Figure 1.5: CIEDE2000 of 4:2:0 alone.", cost)
+sums = np.pad(difference.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # the worst square of 100 x 100 pixels
+squares = sums[100:, 100:] - sums[:-100, 100:] - sums[100:, :-100] + sums[:-100, :-100]
+top, left = np.unravel_index(squares.argmax(), squares.shape)
+here = np.s_[top : top + 100, left : left + 100]
+details = {"original": images[sample], "after 4:2:0": halved[sample], "CIEDE2000": difference}
+details = {name: whole[here] for name, whole in details.items()}
+title = f"Colour lost to 4:2:0 before any bit is saved: a detail of '{sample}'"
+figure = figures.error_maps(details, title, "CIEDE2000", vmax=10)
+caption = "Figure 1.5: the 100 x 100 pixels that 4:2:0 alone changes most, and CIEDE2000 there."
+output.figure("subsampling_map", figure, caption, cost)
 plt.show()
 
 # %% [markdown]
-# Figure 1.5: luma PSNR stays near 60 dB, so a grey-scale metric sees nothing, yet 6 to 31 % of the pixels (19 % on average) change colour visibly, along every saturated edge. Our streams keep chroma at full resolution and let the importance map decide where its bits go.
+# Figure 1.5: each bar of the launch tower takes the colour of the sky beside it, by 10 CIEDE2000 and more where the two differ most. Luma PSNR stays near 60 dB, so a grey-scale metric sees nothing, yet 6 to 31 % of the pixels (19 % on average) change colour visibly, along every saturated edge. Our streams keep chroma at full resolution and let the importance map decide where its bits go.
 
 # %% [markdown]
 # ## Patches for training
@@ -308,12 +315,14 @@ store = data.PatchStore(list(images.values()))
 patches, again = (store.sample(batch, patch_px, torch.Generator().manual_seed(seed)) for _ in range(2))
 tiles = {f"patch {i}": patch.permute(1, 2, 0).numpy() for i, patch in enumerate(patches)}
 levels = [{"patch": name, "mean_level": tile.mean()} for name, tile in tiles.items()]
-figure = figures.gallery(tiles, f"{batch} patches of {patch_px} x {patch_px}, seed {seed}", columns=8)
+figure = figures.gallery(
+    tiles, f"{batch} patches of {patch_px} x {patch_px}, seed {seed}", columns=8, width=10.5
+)
 output.figure("patches", figure, "Figure 1.6: training patches, augmented by flips and transposes.", levels)
 plt.show()
 
 # %% [markdown]
-# Figure 1.6: what a network will see in one step.
+# Figure 1.6: what a network will see in one step, pixel by pixel: details without their surroundings, mirrored and turned.
 
 # %% [markdown]
 # ## Facts that must be equal on every machine

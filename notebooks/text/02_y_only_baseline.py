@@ -314,17 +314,17 @@ q = np.linspace(1e-4, 1 - 1e-4, 400)
 
 # %%
 figure, (axes,) = figures.panels(1, 3, 10, 3.0, "A threshold code of 64 bits")
+hue = "#44aa99"
 axes[0].plot(q, entropy(q), color="black", lw=1.2)
-axes[0].scatter(bits.share_of_ones, entropy(bits.share_of_ones), s=12, alpha=0.7, zorder=3)
+axes[0].scatter(bits.share_of_ones, entropy(bits.share_of_ones), s=14, color=hue, zorder=3)
 axes[0].set(xlabel="share of ones where undecided", ylabel="entropy (bits)", title="skew makes bits cheap")
-axes[1].bar(bits.bit, bits.entropy_bits, width=1.0)
+axes[1].bar(bits.bit, bits.entropy_bits, width=1.0, color=hue, lw=0.4)
+axes[1].grid(axis="x", visible=False)
 axes[1].set(xlabel="bit, in coding order", ylabel="bits a position", title="cost and groups", xlim=(0, None))
 for end in np.cumsum(code.group_sizes(16))[:-1]:
     axes[1].axvline(end + 0.5, color="black", lw=0.4, alpha=0.5)
-axes[2].plot(bits.entropy_bits.cumsum(), 100 * bits.saved.cumsum() / bits.saved.sum(), lw=2)
-axes[2].set(
-    xlabel="bits a position, summed", ylabel="error saved (%)", title="the first do most", ylim=(0, 102)
-)
+axes[2].plot(bits.entropy_bits.cumsum(), 100 * bits.saved.cumsum() / bits.saved.sum(), color=hue)
+axes[2].set(xlabel="bits a position, summed", ylabel="error saved (%)", title="the first do most")
 output.figure("threshold_code", figure, "Figure 2.2: what a threshold code's bits cost and bring.", bits)
 plt.show()
 
@@ -393,18 +393,19 @@ output.table("classical", files, "Luma coded alone as grey pictures: bytes of fi
 
 # %%
 shown = files[files.bpp < 1.2 * estimates.estimated_bpp.max()]
-title = f"Luma of {len(test)} photographs not trained on"
-figure, (axes,) = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True, sharey=True, squeeze=False)
-figure.suptitle(title, fontweight="bold")
-figures.draw_curves(axes[0], estimates, "psnr_Y", rate="estimated_bpp", by="system")
-figures.draw_curves(axes[1], shown, "psnr_Y")
-for ax, name in zip(
-    axes, ("networks: an ideal coder's estimate", "classical codecs: bytes of files"), strict=True
-):
-    ax.set(title=name, xlim=(0, None))
-    ax.legend(fontsize="small")
+figure, axes = figures.panels(1, 3, 11, 4.2, f"Luma of {len(test)} photographs not trained on")
+left, right, gains = axes.flat
+figures.draw_curves(left, estimates, "psnr_Y", rate="estimated_bpp", by="system")
+figures.draw_curves(right, shown, "psnr_Y")
+left.set(title="networks: an ideal coder's estimate")
+right.set(title="classical codecs: bytes of files")
+plt.setp((left, right), xlim=(0, 0.72), ylim=(16, 35))
+trained_ones = estimates[~estimates.system.isin(["random start", "released luma"])]
+figures.draw_gains(gains, trained_ones, "psnr_Y", "start, untrained", rate="estimated_bpp", by="system")
+handles = [line for ax in (left, right) for line in ax.lines]
+figure.legend(handles=handles, loc="outside lower center", ncols=4)
 drawn = pd.concat([estimates, shown])
-output.figure("rate_distortion_curves", figure, "Figure 2.4: luma PSNR over rate.", drawn)
+output.figure("rate_distortion_curves", figure, "Figure 2.4: luma PSNR over rate, and gains.", drawn)
 plt.show()
 
 # %% tags=["nbval-ignore-output"]
@@ -429,7 +430,7 @@ print("training adds more than 0.2 dB at 0.2 bpp:", at["uniform, longer"] > at["
 print("random start below 23.5 dB at every dial:", bool(random.max() < 23.5))
 
 # %% [markdown]
-# Figure 2.4: the **random start** ends near 21 dB, whatever it spends above the lowest dial. The **threshold start** needs no training to reach JPEG's level: 26.0 dB at 0.2 bits per pixel against JPEG's 26.2 (and JPEG's file has headers of about 300 bytes, 0.02 bits per pixel on pictures as small as these, which an estimate has not). A few seconds of **training** lift it to 26.5 dB at 0.2, at every dial at a *lower* rate than before, since the context models have learned. JPEG 2000, which codes the whole picture at several scales and not in squares of 8 x 8, is more than a decibel better still; the released luma (75 minutes of training) reaches JPEG 2000's level. The **adaptive map** is *not* ahead here: 0.2 to 0.4 dB below the uniform map that was trained for as long. The section on the map says why.
+# Figure 2.4: (right: decibels more than the untrained start at equal estimated bits) the **random start** ends near 21 dB, whatever it spends above the lowest dial. The **threshold start** needs no training to reach JPEG's level: 26.0 dB at 0.2 bits per pixel against JPEG's 26.2 (and JPEG's file has headers of about 300 bytes, 0.02 bits per pixel on pictures as small as these, which an estimate has not). A few seconds of **training** lift it to 26.5 dB at 0.2, at every dial at a *lower* rate than before, since the context models have learned. JPEG 2000, which codes the whole picture at several scales and not in squares of 8 x 8, is more than a decibel better still; the released luma (75 minutes of training) reaches JPEG 2000's level. The **adaptive map** is *not* ahead here: 0.2 to 0.4 dB below the uniform map that was trained for as long. The section on the map says why.
 
 # %% [markdown]
 # ### At equal minutes
@@ -464,16 +465,14 @@ maps = {name: groups_kept(image, 0.0) for name, image in pictures.items()}
 maps = {name: kept - kept.mean() for name, kept in maps.items()}
 
 # %%
-figure, (axes,) = figures.panels(1, 2 * len(maps), 10, 3.0, "Where the importance map lies above its mean")
 reach = max(abs(values).max() for values in maps.values())
-rows = []
-for i, (name, image) in enumerate(pictures.items()):
-    figures.picture(axes[2 * i], image, name)
-    extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
-    shown = axes[2 * i + 1].imshow(maps[name], cmap="RdBu", vmin=-reach, vmax=reach, extent=extent)
-    axes[2 * i + 1].axis("off")
-    rows += [{"image": name, "row": r, "column": c, "groups": v} for (r, c), v in np.ndenumerate(maps[name])]
-figure.colorbar(shown, ax=axes.tolist(), label="groups against the mean", shrink=0.8)
+tiles = {}
+for name, image in pictures.items():
+    tiles |= {name: image, f"{name}: groups against the mean": maps[name]}
+title = "Where the importance map lies above its mean"
+figure = figures.error_maps(tiles, title, "groups of bits", reach, columns=2, width=6.15, signed=True)
+cells = [(name, at, v) for name, values in maps.items() for at, v in np.ndenumerate(values)]
+rows = pd.DataFrame([(n, r, c, v) for n, (r, c), v in cells], columns=["image", "row", "column", "groups"])
 output.figure("importance", figure, "Figure 2.5: the importance map over two photographs.", rows)
 plt.show()
 
@@ -498,14 +497,19 @@ for b in (-1.0, 0.0, 1.0):
 activity = pd.DataFrame(rows)
 
 # %%
-figure, ((ax,),) = figures.panels(1, 1, 6, 3.2, "Busy squares and the bits they keep")
-for marker, (b, part) in zip(figures.MARKERS, activity.groupby("dial"), strict=False):
-    ax.plot(part.activity, part.level, marker=marker, label=f"dial {b:+g}", ms=5)
-ax.set(xlabel="standard deviation inside the 8 x 8 square (grey levels)", ylabel="mean groups kept")
+figure, ((ax,),) = figures.panels(1, 1, 8, 3.2, "What busy squares keep beyond the flattest sixth")
+for (b, part), marker, hue in zip(
+    activity.groupby("dial"), "v^D", ("#88ccee", "#44aa99", "#332288"), strict=True
+):
+    label = f"dial {b:+g}: the flattest keep {part.level.iloc[0]:.1f}"
+    ax.plot(part.activity, part.level - part.level.iloc[0], marker=marker, color=hue, label=label)
+ax.set(
+    xlabel="standard deviation inside the 8 x 8 square (grey levels)", ylabel="groups more", ylim=(-0.1, None)
+)
 ax.set_xscale("log")
-ax.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+ax.set_xticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
 ax.xaxis.set_minor_locator(plt.NullLocator())
-figure.legend(fontsize="small", loc="outside right upper")
+figure.legend(loc="outside right center")
 output.figure("activity", figure, "Figure 2.6: importance over the activity of luma.", activity)
 plt.show()
 
@@ -534,7 +538,7 @@ print("the busiest sixth keeps more than the flattest:", bool((ends["last"] > en
 # %% [markdown]
 # Figure 2.5: after 100 steps the map has begun to tell busy from plain. On the motorcycle the engine, the spokes and the shelf stand out by one or two groups, and the smooth floor gets one fewer; on the cat the eyes and the whiskers are only a shade above its background.
 #
-# Figure 2.6: the busier a square, the more it keeps, at every dial, as expected. But the difference, half a group, is small against 24, and the table shows the price: the map itself costs 16 % of the rate at the two lowest dials. A threshold code makes adaptivity *less* necessary: in a flat square its questions about edges are all answered no, and an entropy coder is paid next to nothing for answers that it expects. In [7], whose bits are coded with less context, a masked bit saves more.
+# Figure 2.6: the busier a square, the more it keeps, at every dial, as expected. But the busiest sixth keeps only 0.4 to 0.5 groups more than the flattest, which is small against 24, and the table shows the price: the map itself costs 16 % of the rate at the two lowest dials. A threshold code makes adaptivity *less* necessary: in a flat square its questions about edges are all answered no, and an entropy coder is paid next to nothing for answers that it expects. In [7], whose bits are coded with less context, a masked bit saves more.
 
 # %% [markdown]
 # ## What it looks like
@@ -547,12 +551,14 @@ for dial in dial_values[::2]:
     decoded, of = inspection.decode(runs["uniform, longer"][0], image, dial)
     rows.append({"dial": dial, "estimated_bpp": float(of.estimated_bpp)})
     pictures[f"dial {dial:+g}: {rows[-1]['estimated_bpp']:.2f} bpp estimated"] = decoded
-figure = figures.gallery(pictures, f"'{name}' at three dials of one network", columns=2, width=7.5)
-output.figure("decodes", figure, "Figure 2.7: luma at three dials.", rows)
+details = {caption: experiments.centre_crop(picture, 100) for caption, picture in pictures.items()}
+title = f"The middle of '{name}' at three dials of one network, twice enlarged"
+figure = figures.gallery(details, title, columns=4, width=10.6)
+output.figure("decodes", figure, "Figure 2.7: luma at three dials, a detail.", rows)
 plt.show()
 
 # %% [markdown]
-# Figure 2.7: at the lowest dial (the original has 8 bits per pixel) the face is made of squares; at the higher dials stripes and whiskers return. The borders of the 8 x 8 squares stay visible, as in JPEG: to look across them the decoder's trunk needs more than seconds of training.
+# Figure 2.7: (100 x 100 pixels) at the lowest dial (the original has 8 bits per pixel) the cat is made of squares of one grey; at the higher dials the eye's rim and the side of the nose return, the fur does not. The borders of the 8 x 8 squares stay visible, as in JPEG: to look across them the decoder's trunk needs more than seconds of training.
 
 # %% [markdown]
 # ## Facts that must be equal on every machine

@@ -140,14 +140,17 @@ stand_in.round(2)
 
 # %%
 figure, (axes,) = figures.panels(1, 2, 9, 3.2, "Gains, and noise for rounding")
-for hue, (q, (gain, _)) in zip(figures.HUES, chosen.items(), strict=False):
+for hue, (q, (gain, _)) in zip(("#88ccee", "#44aa99", "#332288"), chosen.items(), strict=False):
     axes[0].plot(range(1, 65), gain.flatten(), color=hue, label=f"q = {q:g}")
 axes[0].set(xlabel="latent, by falling variance", ylabel="gain (symbols a unit)", yscale="log")
-axes[0].legend(fontsize="small")
-for column, marker in (("rounding", "o"), ("noise", "x")):
-    axes[1].plot(stand_in.dial, stand_in[column], marker=marker, label=column, lw=1.2)
+axes[0].set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
+for column, marker, hue in (("rounding", "o", "#333333"), ("noise", "x", "#cc6677")):
+    axes[1].plot(stand_in.dial, stand_in[column], marker=marker, color=hue, label=column)
 axes[1].set(xlabel="dial q", ylabel="estimated bits per pixel", yscale="log")
-axes[1].legend(fontsize="small")
+axes[1].set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
+axes[1].yaxis.set_minor_locator(plt.NullLocator())
+for ax in axes:
+    ax.legend(fontsize="small")
 output.figure("noise", figure, "Figure 2b.1: gains, and rate by noise and by rounding.", stand_in)
 plt.show()
 
@@ -239,12 +242,13 @@ step_of = stream.prior.step_of(8, 8)[::16] + 1
 for group, (ax, steps_of) in enumerate(zip(axes, step_of, strict=True), 1):
     ax.imshow(steps_of, cmap="YlGnBu", vmin=0, vmax=6)
     for (row, column), step in np.ndenumerate(steps_of.numpy()):
-        ax.text(column, row, step, ha="center", va="center", fontsize=7)
+        hue = "white" if step > 3 else "black"
+        ax.text(column, row, step, ha="center", va="center", fontsize=8, color=hue)
     ax.set(title=f"channels {16 * group - 15} to {16 * group}", xticks=[], yticks=[])
     ax.grid(visible=False)
 rows = [(*at, int(s)) for at, s in np.ndenumerate(step_of.numpy())]
 rows = pd.DataFrame(rows, columns=["group", "row", "column", "step"])
-output.figure("order", figure, "Figure 2b.3: the quadtree order.", rows)
+output.figure("order", figure, "Figure 2b.3: the quadtree order of four steps.", rows)
 plt.show()
 
 # %% [markdown]
@@ -362,19 +366,26 @@ curves = {
     kind: pd.DataFrame(experiments.at_rates(rows.to_dict("records"), grid, ("psnr_Y",), column))
     for kind, rows, column in (("estimate", estimates, "estimated_bpp"), ("file", files, "bpp"))
 }
-figure, (axes,) = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True, sharey=True, squeeze=False)
-figure.suptitle(f"Luma of {len(test)} photographs not trained on, {steps} steps a run", fontweight="bold")
-for ax, (kind, read) in zip(axes, curves.items(), strict=True):
-    drawn = read[read.extended <= len(test) / 2]  # the others are continued beyond their points
-    figures.draw_curves(ax, drawn, "psnr_Y", rate="rate", by="system")
-    ax.set(title="networks: an ideal coder's estimate" if kind == "estimate" else "classical: bytes of files")
-    ax.set(xlabel="bits per pixel", ylabel="luma PSNR (dB)")
-    ax.legend(fontsize="small")
-output.figure("ladder", figure, "Figure 2b.4: luma PSNR at equal rates.", pd.concat(curves.values()))
+# the others are continued beyond their points
+reached = {kind: read[read.extended <= len(test) / 2] for kind, read in curves.items()}
+
+# %%
+title = f"Luma of {len(test)} photographs not trained on, {steps} steps a run"
+figure, axes = figures.panels(1, 3, 11, 4.2, title)
+for ax, read in zip(axes.flat, reached.values(), strict=False):
+    figures.draw_curves(ax, read, "psnr_Y", rate="rate", by="system")
+figures.draw_gains(axes[0, 2], reached["estimate"], "psnr_Y", "A threshold code", rate="rate", by="system")
+axes[0, 0].set(title="networks: an ideal coder's estimate", ylim=(22, 33))
+axes[0, 1].set(title="classical: bytes of files", ylim=(22, 33))
+plt.setp(axes, xlabel="bits per pixel")
+handles = [line for ax in axes.flat[:2] for line in ax.lines]
+figure.legend(handles=handles, loc="outside lower center", ncols=4)
+caption = "Figure 2b.4: luma PSNR at equal rates, and gains."
+output.figure("ladder", figure, caption, pd.concat(curves.values()))
 plt.show()
 
 # %% [markdown]
-# Figure 2b.4: (only where at least half of the pictures' curves reach.) After some ten seconds of training each, bits and whole numbers cross: below 0.28 bits per pixel the **threshold code** is ahead, since its context models, one for each bit and small, learn fast; above it is held back by what it can say. Its 128 questions end at 0.3 bits per pixel on these pictures (the table's `extended` says how many of the two curves had to be continued), while the **scalar latents** go on, and are 1.7 dB ahead at 0.5 if A's curve is continued by a straight line. B to E stay below JPEG, by 0.2 dB at 0.5: a prior that has seen 120 steps is the dear part, as the next table shows. The order of C, D and E at low rates is that of what must be learned.
+# Figure 2b.4: (only where at least half of the pictures' curves reach; right, decibels more than the threshold code at equal estimated bits.) After some ten seconds of training each, bits and whole numbers cross: below 0.28 bits per pixel the **threshold code** is ahead, since its context models, one for each bit and small, learn fast; above it is held back by what it can say. Its 128 questions end at 0.3 bits per pixel on these pictures (the table's `extended` says how many of the two curves had to be continued), while the **scalar latents** go on, and are 1.7 dB ahead at 0.5 if A's curve is continued by a straight line. B to E stay below JPEG, by 0.2 dB at 0.5: a prior that has seen 120 steps is the dear part, as the next table shows. The order of C, D and E at low rates is that of what must be learned.
 #
 # Does noise still stand for rounding in the trained model? The table of the first section again, for E:
 
@@ -506,12 +517,17 @@ for name, model in scalars.items():
     rows += points(f"released, scalar ({name})", model)
 hours = pd.concat([pd.DataFrame(rows), files.rename(columns={"bpp": "estimated_bpp"})])
 drawn = pd.DataFrame(experiments.at_rates(hours.to_dict("records"), grid, ("psnr_Y",), "estimated_bpp"))
-drawn = drawn.rename(columns={"rate": "estimated_bpp"})
-figure, ((ax,),) = figures.panels(1, 1, 7, 3.8, f"Released luma, {len(test)} photographs")
-figures.draw_curves(ax, drawn, "psnr_Y", rate="estimated_bpp", by="system", dashed=experiments.LUMA_QUALITIES)
-ax.set(xlabel="bits per pixel: estimated (networks), of files (dashed)")
-ax.legend(fontsize="small")
-output.figure("released", figure, "Figure 2b.6: luma of released weights beside classical codecs.", drawn)
+
+# %%
+figure, ((left, right),) = figures.panels(1, 2, 10, 4.2, f"Released luma, {len(test)} photographs")
+how = {"rate": "rate", "by": "system"}
+figures.draw_curves(left, drawn, "psnr_Y", dashed=experiments.LUMA_QUALITIES, **how)
+figures.draw_gains(right, drawn[drawn.system != "jpeg"], "psnr_Y", "jpeg2000", **how)
+for ax in (left, right):
+    ax.set(xlabel="bits per pixel: estimated (networks), of files (codecs)")
+figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+caption = "Figure 2b.6: luma of released weights beside classical codecs, and gain over JPEG 2000."
+output.figure("released", figure, caption, drawn)
 plt.show()
 
 # %% tags=["nbval-ignore-output"]
@@ -524,7 +540,7 @@ ratios = {name: [np.divide(*both_rates(m, q)) for q in dial_values] for name, m 
 pd.DataFrame(ratios, index=pd.Index(dial_values, name="noise / rounding at dial")).round(1)
 
 # %% [markdown]
-# Figure 2b.6: the released **binary** luma, hours of a CPU core, lies 0.6 to 0.7 dB above JPEG 2000 up to 0.3 bits per pixel, at AVIF's level there, and below both at 0.5, where its questions end as A's do. The released **scalar** luma, minutes of one GPU, lies 0.6 dB above it at 0.15 and 1.1 dB at 0.5, and 0.8 to 0.9 dB above AVIF, at 0.5 still 0.3. It was trained for structure and colour besides (MS-SSIM and a colour difference in its loss), which cost it decibels at the higher rates. (On pictures this small, headers cost AVIF's files some hundredths of a bit per pixel; on whole photographs the distance is smaller.) This is not one thing alone: the scalar networks are wider and saw many more patches. The ladder above is what separates the causes. The last table shows how far noise and rounding drift apart in this model (all three streams together): the encoder has learned to leave most latents within a fraction of a step, where rounding is free and noise is not.
+# Figure 2b.6: (right: decibels more than JPEG 2000 at equal bits) the released **binary** luma, hours of a CPU core, lies 0.6 to 0.7 dB above JPEG 2000 up to 0.3 bits per pixel, at AVIF's level there, and below both at 0.5, where its questions end as A's do. The released **scalar** luma, minutes of one GPU, lies 0.6 dB above it at 0.15 and 1.1 dB at 0.5, and 0.8 to 0.9 dB above AVIF, at 0.5 still 0.3. It was trained for structure and colour besides (MS-SSIM and a colour difference in its loss), which cost it decibels at the higher rates. (On pictures this small, headers cost AVIF's files some hundredths of a bit per pixel; on whole photographs the distance is smaller.) This is not one thing alone: the scalar networks are wider and saw many more patches. The ladder above is what separates the causes. The last table shows how far noise and rounding drift apart in this model (all three streams together): the encoder has learned to leave most latents within a fraction of a step, where rounding is free and noise is not.
 
 # %% [markdown]
 # ## Facts that must be equal on every machine

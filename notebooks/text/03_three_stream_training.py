@@ -175,20 +175,23 @@ plt.show()
 
 # %%
 terms = {name: pd.DataFrame(runs[name][1]) for name in changes}
-columns = {
-    "loss": "loss",
-    "distortion": "distortion, with gamma",
-    "weighted_rate": "lambda times rate",
-    "rate": "rate term, sum of p",
-}
-title = "The loss of the colour streams, term by term"
-figure = figures.learning_curves(terms, columns, title, smooth=3)
 joined = pd.concat(terms, names=["run"]).reset_index(level=0)
+last = pd.DataFrame(
+    {name: log.tail(3)[["distortion", "weighted_rate"]].mean() for name, log in terms.items()}
+).T
+figure, ((ax,),) = figures.panels(1, 1, 9, 2.9, "The loss of the colour streams, term by term")
+last.columns = [f"distortion, with gamma ({distortion})", "lambda times rate"]
+last.plot.barh(stacked=True, ax=ax, color=["#bbbbbb", "#332288"], width=0.7, legend=False)
+for bars, place, hue in zip(ax.containers, ("center", "edge"), ("black", "#332288"), strict=True):
+    ax.bar_label(bars, [f"{bar.get_width():.1f}" for bar in bars], label_type=place, padding=4, color=hue)
+ax.set(xlabel="loss, mean of the last three rows of the log", ylabel="")
+ax.invert_yaxis()
+figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 output.figure("terms", figure, "Figure 3.2: loss terms of the colour stage.", joined)
 plt.show()
 
 # %% [markdown]
-# Figure 3.2: with $\gamma = 4$ the distortion term is four times as large, the rate term as large as before: in this balance a colour bit is worth four times as much error. With the literal rate term the colour streams pay nothing: luma is frozen, its map is a constant that no gradient can change, and the rate drawn here, that of the streams which learn, is 0.
+# Figure 3.2: with $\gamma = 4$ the distortion term is four times as large (39.6 against 10.0), the rate term as large as before (2.0): in this balance a colour bit is worth four times as much error. With the literal rate term the colour streams pay nothing: luma is frozen, its map is a constant that no gradient can change, and the rate drawn here, that of the streams which learn, is 0.0.
 
 # %% [markdown]
 # ## The loss in numbers
@@ -250,7 +253,8 @@ for ax, values, label in zip(axes, (parts, 100 * parts / parts.sum(0)), labels, 
     ax.stackplot(mine.dial, values, colors=[figures.STREAM_HUES[k] for k in keys], labels=keys, lw=0)
     ax.set(xlabel="dial b", ylabel=label, xlim=(mine.dial.min(), mine.dial.max()))
     ax.margins(y=0)
-ax.legend(fontsize="small", loc="lower left", frameon=True)
+handles, names_of = ax.get_legend_handles_labels()
+figure.legend(handles[::-1], names_of[::-1], loc="outside right center")
 output.figure("shares", figure, "Figure 3.3: bits and shares of the streams over the dial.", mine)
 plt.show()
 
@@ -277,22 +281,25 @@ decodes = {dial: inspection.decode(model, image, dial) for dial in chosen}
 rates = {dial: float(of.estimated_bpp) for dial, (_, of) in decodes.items()}
 pictures = {f"dial {d:+g}: {rates[d]:.2f} bpp estimated": picture for d, (picture, _) in decodes.items()}
 pictures = {"original": image} | pictures
-figure = figures.gallery(pictures, f"'{name}' by three streams", columns=2, width=7.5)
+details = {caption: experiments.centre_crop(picture, 100) for caption, picture in pictures.items()}
+title = f"The middle of '{name}' by three streams, twice enlarged"
+figure = figures.gallery(details, title, columns=4, width=10.6)
 rows = [{"dial": d, "estimated_bpp": bpp} for d, bpp in rates.items()]
-output.figure("decodes", figure, "Figure 3.4: decodes at several dials.", rows)
+output.figure("decodes", figure, "Figure 3.4: decodes at several dials, a detail.", rows)
 plt.show()
 
 # %%
 planes = {caption: inspection.chroma_only(picture) for caption, picture in pictures.items()}
-figure = figures.gallery(planes, "Chroma alone: every pixel at the same luma", columns=2, width=7.5)
+planes = {caption: experiments.centre_crop(plane, 176) for caption, plane in planes.items()}
+figure = figures.gallery(planes, "Chroma alone: every pixel at the same luma", columns=4, width=9.3)
 rows = mine[mine.dial.isin(chosen)][["dial", "psnr_Cb", "psnr_Cr"]]
 output.figure("chroma", figure, "Figure 3.5: chroma planes at mid luma, with the set's mean PSNR.", rows)
 plt.show()
 
 # %% [markdown]
-# Figure 3.4: at the low dial squares of 8 x 8 pixels show, since most positions send little more than their brightness and colour; at the higher dials edges and stripes return. The square grid remains, and a fine regular grain with it at dial +3: a network that trained for seconds has not learned to look across its squares.
+# Figure 3.4: at the low dial squares of 8 x 8 pixels show, since most positions send little more than their brightness and colour; at the higher dials the eye's rim and the side of the nose return, the fur hardly. The square grid remains, and a fine regular grain with it at dial +3: a network that trained for seconds has not learned to look across its squares.
 #
-# Figure 3.5: colour alone, which PSNR of the picture hardly sees. At the low dial the eyes and the nose have their colours already, but the fur is split into patches of brown and grey-green with hard borders; at the higher dials it is one brown again, nearly the original's. Fine texture in chroma is not rebuilt at any dial: the colour streams spend their bits on areas.
+# Figure 3.5: colour alone, which PSNR of the picture hardly sees. At the low dial the eye has its colours already, but the fur is split into patches of brown and grey-green with hard borders; at the higher dials it is one brown again, nearly the original's. Fine texture in chroma is not rebuilt at any dial: the colour streams spend their bits on areas.
 
 # %% [markdown]
 # ## Is there colour bias?
@@ -335,7 +342,7 @@ print("the worst block is off by more than 2.3 at every dial:", bool((bias.bias_
 # %% [markdown]
 # The mean shift (signed, averaged over the two pictures) stays within 1 for b*, but not for a*, against our expectation: -2.9 at the low dial, more than a just-noticeable difference, and -1.5 and -1.9 above it. And the *worst block* of a picture is off by 6 to 10 CIE76, three to four just-noticeable differences.
 #
-# Figure 3.6: each dot is one block of 'chelsea', the circle one just-noticeable difference (2.3). At dial -1 most blocks lie outside, nearly all on the side of green: too few bits, and a preferred hue. At the higher dials the cloud is smaller and mostly inside, but off centre to the same side: all blocks share a shift, a bias of the decoder in training that a loss of separate planes hardly sees, since a small constant error is cheap beside texture.
+# Figure 3.6: each dot is one block of 'chelsea', the cross their mean, the circle one just-noticeable difference (2.3). At dial -1 most blocks lie outside, nearly all on the side of green: too few bits, and a preferred hue. At the higher dials the cloud is smaller and mostly inside, but off centre to the same side: all blocks share a shift, a bias of the decoder in training that a loss of separate planes hardly sees, since a small constant error is cheap beside texture.
 
 # %% [markdown]
 # ## Whose rate counts?
@@ -344,11 +351,16 @@ print("the worst block is off by more than 2.3 at every dial:", bool((bias.bias_
 
 # %%
 curves = table[table.quantizer == "binary"][["system", "dial", "estimated_bpp_color", "psnr_color"]]
-figure, ((ax,),) = figures.panels(1, 1, 6.5, 3.8, "Colour bits and colour quality")
-figures.draw_curves(ax, curves, "psnr_color", rate="estimated_bpp_color", by="system")
-ax.set(xlabel="estimated bits per pixel of Cb and Cr", xlim=(0, None))
-ax.legend(fontsize="small")
-caption = "Figure 3.7: mean PSNR of Cb and Cr over their estimated rate."
+figure, ((left, right),) = figures.panels(1, 2, 10, 4.0, "Colour bits and colour quality")
+how = {"rate": "estimated_bpp_color", "by": "system"}
+figures.draw_curves(left, curves, "psnr_color", **how)
+ours = curves[curves.system.isin(changes)]
+figures.draw_gains(right, ours, "psnr_color", "all maps cost", **how)
+right.set(ylim=(-1, 1))
+for ax in (left, right):
+    ax.set(xlabel="estimated bits per pixel of Cb and Cr", xlim=(0, None))
+figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+caption = "Figure 3.7: mean PSNR of Cb and Cr over their estimated rate, and gain over 'all maps cost'."
 output.figure("rate_term", figure, caption, curves)
 plt.show()
 
@@ -359,7 +371,7 @@ table[table.quantizer == "binary"].pivot(
 
 
 # %% [markdown]
-# Figure 3.7: what a bit costs decides where on the curve a map comes to lie, and hardly moves the curve: the three lines are one. The table tells them apart. Where every map costs, Cb's closes a little (a mean of 0.490 at dial 0; all begin at 0.5); where colour bits are free it stays open (0.499) and spends 2 % more. The expectation that free maps open to their *end* was wrong for so short a training. $\gamma = 4$ lies between the two, as it must: cheap bits and dear errors are the same thing. The released weights (hours of training, larger networks) lie far above.
+# Figure 3.7: what a bit costs decides where on the curve a map comes to lie, and hardly moves the curve: the three lines are one, within a quarter of a decibel (right). The table tells them apart. Where every map costs, Cb's closes a little (a mean of 0.490 at dial 0; all begin at 0.5); where colour bits are free it stays open (0.499) and spends 2 % more. The expectation that free maps open to their *end* was wrong for so short a training. $\gamma = 4$ lies between the two, as it must: cheap bits and dear errors are the same thing. The released weights (hours of training, larger networks) lie far above.
 
 # %% [markdown]
 # ## Another quantizer, another loss
@@ -427,18 +439,18 @@ print("lambda, rate rise and every error falls with the dial:",
 # %%
 compared = ["all maps cost", "scalar latents"]
 compared += [n for n in systems if n.startswith("released")]
-count = len(compared)
-figure, axes = figures.panels(1, count, 2.9 * count, 3.2, "Shares of the streams, by quantizer")
-for ax, name in zip(axes.flat, compared, strict=True):
-    of = table[table.system == name].sort_values("estimated_bpp")
-    parts = of[[f"estimated_bpp_{key}" for key in keys]].to_numpy().T
-    hues = [figures.STREAM_HUES[key] for key in keys]
-    ax.stackplot(of.estimated_bpp, 100 * parts / parts.sum(0), colors=hues, labels=keys, lw=0)
-    ax.set(title=name, xlabel="estimated bits per pixel", ylabel="share of the bits (%)")
-    ax.margins(0)
-ax.legend(fontsize="small", loc="lower right", frameon=True)
 rows = table[table.system.isin(compared)]
-output.figure("shares_by_quantizer", figure, "Figure 3.8: shares of the streams over the rate.", rows)
+drawn = rows.assign(color_share=100 * rows.color_share)
+figure, ((ax,),) = figures.panels(1, 1, 9, 3.6, "Colour's share of the bits, by quantizer")
+figures.draw_curves(ax, drawn, "color_share", rate="estimated_bpp", by="system")
+ax.set(
+    xlabel="estimated bits per pixel", ylabel="Cb and Cr: share of the bits (%)", ylim=(0, 60), xscale="log"
+)
+ax.set_xticks([0.1, 0.2, 0.5, 1, 2, 3], ["0.1", "0.2", "0.5", "1", "2", "3"])
+ax.xaxis.set_minor_locator(plt.NullLocator())
+figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
+caption = "Figure 3.8: colour's share of the bits over the rate."
+output.figure("shares_by_quantizer", figure, caption, rows)
 plt.show()
 
 # %% tags=["nbval-ignore-output"]
@@ -481,12 +493,13 @@ wanted = ["psnr", "psnr_Y", "psnr_Cb", "psnr_Cr"]
 split = pd.DataFrame(experiments.at_rates(rows, (0.15, 0.3, 0.5), wanted, "estimated_bpp"))
 split["psnr_color"] = (split.psnr_Cb + split.psnr_Cr) / 2
 output.table("split_points", pd.DataFrame(rows), "Every picture at luma's and colour's own dials.")
-wide = split.pivot(index="rate", columns="system")
-figure, axes = figures.panels(1, 3, 9, 3.2, "What colour's own dial changes at equal estimated bits")
+title = "What colour's own dial changes at equal estimated bits"
+figure, axes = figures.panels(1, 3, 10, 3.6, title)
 for ax, column in zip(axes.flat, ("psnr", "psnr_Y", "psnr_color"), strict=True):
-    gain = wide[column].sub(wide[column]["one dial"], axis=0)
-    gain.plot(ax=ax, marker="o", legend=ax is axes.flat[0])
-    ax.set(xlabel="estimated bits per pixel", ylabel="gain (dB)", title=figures.LABELS[column])
+    figures.draw_gains(ax, split, column, "one dial", rate="rate", by="system")
+    ax.set(xlabel="estimated bits per pixel", title=figures.LABELS[column], ylim=(-1, 1))
+    ax.set_ylabel("gain over one dial (dB), up is better" if ax is axes[0, 0] else "")
+figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 output.figure("split", figure, "Figure 3.9: gain over one dial for all streams.", split)
 plt.show()
 
