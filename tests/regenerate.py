@@ -19,6 +19,8 @@ from mcml.codec.interface import encode_at_bpp, get_codec
 from mcml.data.sets import image_set
 from mcml.lab import figures
 from mcml.metrics.artifacts import artifact_maps, worst_boxes
+from mcml.metrics.color import rgb_to_lab
+from mcml.metrics.distortion import ciede2000_map
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ("jpeg420", "jpeg2000", "webp", "avif444_speed6", "fusion", "scalar_fusion")  # in the README's figure
@@ -48,15 +50,17 @@ def write_text(path: Path) -> None:
 
 
 def draw_artefacts() -> bytes:
-    """Return the README's figure as PNG: the worst square of each artefact at one rate, twice enlarged."""
+    """Return the README's figure as PNG: the worst square of each artefact, enlarged three times."""
     original, decodes = image_set("embedded").read("china"), {}
     for codec in map(get_codec, SHOWN):
-        decodes[codec.name] = codec.decode(encode_at_bpp(codec, original, 0.16).data)
+        decode = codec.decode(encode_at_bpp(codec, original, 0.16).data)
+        error = ciede2000_map(rgb_to_lab(original), rgb_to_lab(decode)).mean()
+        decodes[f"{codec.name}\nCIEDE2000 {error:.1f}"] = decode
     maps = [artifact_maps(original, decode) for decode in decodes.values()]
-    boxes = worst_boxes({kind: sum(m[kind] for m in maps) for kind in maps[0]}, 72)
+    boxes = worst_boxes({kind: sum(m[kind] for m in maps) for kind in maps[0]}, 56)
     with figures.plt.rc_context():
         figures.use_style()
-        figure = figures.zooms(original, decodes, boxes, width=16)
+        figure = figures.zooms(original, decodes, boxes, width=15.75)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
     figures.plt.close(figure)

@@ -10,6 +10,8 @@ nbconvert looks for it.
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import sys
 import zlib
@@ -75,7 +77,7 @@ LOOKS = {  # one for good, whatever else is drawn or released
     "rgb, literal loss": {"color": "#88ccee", "marker": "X"},  # what the notebooks train in seconds
     "streams": {"color": "#117733", "marker": "P"},
     "streams, literal loss": {"color": "#999933", "marker": "P"},
-    "luma nowhere": {"color": "#b35c00", "marker": "s"},
+    "luma nowhere": {"color": "#b35c00", "marker": "s", **BROAD},
     "luma in both": {"color": "#0b3c5d", "marker": "o"},
     "luma in the decoder": {"color": "#44aa99", "marker": "^"},
     "luma in the prior": {"color": "#aa4499", "marker": "v"},
@@ -126,7 +128,7 @@ def use_style() -> None:
         set_matplotlib_formats("png", bbox_inches=None, pil_kwargs={"optimize": True})
         formatter = shell.display_formatter.formatters["image/png"]
         store = formatter.lookup_by_type(Figure)
-        formatter.for_type(Figure, lambda figure: (store(figure), {"alt": figure.get_label()}))
+        formatter.for_type(Figure, lambda figure: (_lean(figure, store(figure)), {"alt": figure.get_label()}))
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85)
     plt.rcParams.update(
         {
@@ -142,6 +144,15 @@ def use_style() -> None:
             "svg.hashsalt": "mcml",
         }
     )
+
+
+def _lean(figure: Figure, png: str) -> str:
+    """Return a figure's PNG, base64; one of curves alone in 256 colours, a third of the bytes."""
+    if any(ax.images for ax in figure.axes):
+        return png
+    picture, buffer = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def look(system: str) -> dict[str, object]:
@@ -312,7 +323,7 @@ def bias_scatter(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3
     """Draw each block's shift of a* and b*, one panel a codec, and the mean shift.
 
     Args:
-        shifts: (N, 2) of (da*, db*) by codec.
+        shifts: (N, 2) of (da*, db*) by codec, or by "codec: more".
         unit: radius of the circle of one just-noticeable difference.
     """
     across = min(len(shifts), 3)
@@ -322,8 +333,8 @@ def bias_scatter(shifts: Mapping[str, np.ndarray], title: str, unit: float = 2.3
         ax.axis("off")
     reach = max(unit, *(float(np.abs(s).max()) for s in shifts.values())) * 1.05
     for ax, (name, shift) in zip(axes.flat, shifts.items(), strict=False):
-        known = SAME.get(name, name) in LOOKS
-        hue = look(name)["color"] if known else HUES[0]
+        system = name.partition(":")[0]
+        hue = look(system)["color"] if SAME.get(system, system) in LOOKS else HUES[0]
         ax.scatter(shift[:, 0], shift[:, 1], s=11, alpha=0.6, color=hue, linewidths=0, label="one block")
         ax.add_patch(plt.Circle((0, 0), unit, fill=False, color="black", lw=1))
         ring = {"marker": "o", "ms": 9, "mfc": "none", "mec": "black", "ls": ""}
@@ -439,6 +450,8 @@ def intervals(
     across, rows = min(across, len(names)), -(-len(names) // across)
     figure, axes = panels(rows, across, 10, 2.9 * rows + 0.8, title)
     for ax, name in zip(axes.flat, names, strict=False):
+        if ax is not axes.flat[0]:
+            ax.sharey(axes.flat[0])
         for j, group in enumerate(groups):
             own = table[(table[panel] == name) & (table[hue] == group)]
             place = [steps.index(step) + (j - (len(groups) - 1) / 2) * 0.5 / len(groups) for step in own[x]]
@@ -449,8 +462,6 @@ def intervals(
         for text, at in (lines or {}).items():
             ax.axhline(at, color="#777777", ls="--", lw=1.1, label=text)
         ax.set(title=name, xlabel=LABELS.get(x, x), ylabel=label if ax in axes[:, 0] else "")
-        if ax is not axes.flat[0]:
-            ax.sharey(axes.flat[0])
         ax.set_xticks(range(len(steps)), [f"{s:g}" if isinstance(s, float) else str(s) for s in steps])
     for ax in axes.flat[len(names) :]:
         ax.axis("off")

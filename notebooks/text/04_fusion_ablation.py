@@ -38,8 +38,11 @@ from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
+from matplotlib.patches import Rectangle
+from skimage.measure import block_reduce
 
 from mcml.base.files import repo_root
 from mcml.codec import encode_at_bpp, get_codec
@@ -47,7 +50,7 @@ from mcml.lab import Output, accounting, banner, check_parameters, experiments, 
 from mcml.lab import luma_for_color as study
 from mcml.lab import parse_bpp_list, parse_numbers
 from mcml.lab.workers import side_by_side
-from mcml.metrics import ciede2000_map, rgb_to_lab
+from mcml.metrics import ciede2000_map, rgb_to_lab, worst_boxes
 from mcml.model.cost import codec_cost
 from mcml.model.model import build
 from mcml.model.settings import load_recipe
@@ -166,18 +169,24 @@ with tempfile.TemporaryDirectory() as folder:
 output.table("points", points, "The small cells' files: bytes, luma's bytes, and what the decodes are like.")
 
 # %%
+names = {("none", "no"): "luma nowhere", ("codes", "luma"): "luma in both"}
 small = points[points.seed == points.seed.min()]
-small = small[small.decoder.eq("none") == small.prior.eq("no")]  # luma nowhere, or in both places
-names = {"none": "luma nowhere", "codes": "luma in both"}
-small = small.assign(
-    system=[f"{names[d]}, {r:g} bpp" for d, r in small[["decoder", "target_bpp"]].to_numpy()]
-)
-figure, axes = figures.panels(1, 2, 9, 3.6, "Each line is one luma, with colours of three qualities")
-for ax, (name, part) in zip(axes.flat, small.groupby("image"), strict=False):
-    figures.draw_curves(ax, part, "ciede2000", rate="file_bytes", by="system")
+small = small.assign(system=list(map(names.get, zip(small.decoder, small.prior, strict=True))))
+pair = study.pairs(points, *study.contrasts(color_channels)["luma in both"])
+
+# %%
+figure, axes = figures.panels(1, 3, 11, 3.9, "Without luma and with luma in both places, and the difference")
+for ax, (name, part) in zip(axes.flat[:2], small.dropna(subset="system").groupby("image"), strict=False):
+    for _, of_rate in part.groupby("target_bpp"):
+        figures.draw_curves(ax, of_rate, "ciede2000", rate="file_bytes", by="system")
     ax.set(title=name, xlabel="bytes of the file")
-figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-caption = "Figure 4.1: CIEDE2000 over bytes; along a line luma's bytes are the same."
+    ax.legend(*(entries[:2] for entries in ax.get_legend_handles_labels()))
+for marker, (name, part) in zip("s^", pair.groupby("image"), strict=False):
+    axes[0, 2].plot(part.target_bpp, part.gain_ciede2000, marker, color="#333333", label=name)
+axes[0, 2].axhline(0, color="black", lw=0.9)
+axes[0, 2].set(title="gain of luma in both, better is up", ylim=(-1, 1), xlabel=figures.LABELS["bpp"])
+axes[0, 2].legend(title="CIEDE2000, at equal bytes")
+caption = "Figure 4.1: CIEDE2000 over bytes, luma's the same along a line; gain of luma in both, equal bytes."
 output.figure("small_cells", figure, caption, small)
 plt.show()
 
@@ -188,7 +197,7 @@ output.table("small_effects", small_effects, "The small cells: bytes at equal qu
 small_effects[small_effects.column == "ciede2000"].set_index("question").round(1)
 
 # %% [markdown]
-# Figure 4.1: each line is one luma whose bytes do not change; along it colour gets more, and CIEDE2000 falls. The lines of the two cells lie on each other: after 40 steps luma is worth nothing to either prior or decoder, and the table's intervals say so (within 1 % of the file either way). What differs is the *reading*: at a given CIEDE2000, how many bytes does each need?
+# Figure 4.1: each line is one luma whose bytes do not change; along it colour gets more, and CIEDE2000 falls. The lines of the two cells lie on each other, the difference at the right is near zero beside errors of 4 to 12: after 40 steps luma is worth nothing to either prior or decoder, and the table's intervals say so (within 1 % of the file either way). What differs is the *reading*: at a given CIEDE2000, how many bytes does each need?
 
 # %% [markdown]
 # ## Trained for longer
@@ -234,17 +243,26 @@ text = {
 shown = overall[["start", "question", "column"]].assign(**text)
 shown.pivot(index=["start", "question"], columns="column", values="bytes_percent")
 
+
 # %%
-of_ciede = effects[(effects.column == "ciede2000") & effects.target_bpp.notna()]
-options = {"panel": "question", "x": "target_bpp", "hue": "start", "lines": {"AV1's CfL": -4.9}}
-label = "bytes of the file, %"
-figure = figures.intervals(of_ciede, "bytes_percent", "Bytes at equal CIEDE2000", label=label, **options)
-caption = "Figure 4.2: bytes saved (below 0) at equal CIEDE2000, 95 % intervals over pictures and seeds."
+def turned(table):
+    """Return bytes saved, in percent: up is better, as in every figure below."""
+    ends = {"saved": "bytes_percent", "saved_low": "bytes_percent_high", "saved_high": "bytes_percent_low"}
+    return table.assign(**{name: -table[column] for name, column in ends.items()})
+
+
+beside = {q: "luma in the prior" if q == "in the decoder too" else "luma nowhere" for q in questions}
+of_ciede = turned(effects[(effects.column == "ciede2000") & effects.target_bpp.notna()])
+of_ciede["panel"] = [f"{q}\nbeside {beside[q]}" for q in of_ciede.question]
+options = {"panel": "panel", "x": "target_bpp", "hue": "start", "label": "bytes of the file saved, %"}
+line = {"AV1's chroma-from-luma: 4.9 %": 4.9}
+figure = figures.intervals(of_ciede, "saved", "Bytes saved at equal CIEDE2000", lines=line, **options)
+caption = "Figure 4.2: bytes saved at equal CIEDE2000, up is better; 95 % intervals over pictures and seeds."
 output.figure("bytes", figure, caption, of_ciede)
 plt.show()
 
 # %% [markdown]
-# Figure 4.2: **trained long with it, luma is worth its place twice.** In the decoder it saves 3.8 % of the file at equal CIEDE2000 (3.1 to 4.6), which is 14 % of colour's bytes; in the prior 1.8 % (0.8 to 2.9); in both 5.0 % (3.7 to 6.5), 18 % of colour's bytes: what AV1's chroma-from-luma saves (4.9 %). Without the files at 0.6 bits per pixel, where the colours of some pictures are past the dials of training, it is 3.6, 0.8 and 4.2 %. The two hardly overlap, except at 0.6: beside luma in the prior, the decoder's luma still saves 3.2 %. The released pair, whose decoders without luma were trained for 222 s of a GPU after luma had been taken away, gives 3.0 % (2.6 to 3.4), so the minutes of training after cutting out are not what is seen. In the decoder luma helps at every rate in CIEDE2000 (3.1 % at 0.1 bits per pixel, 4.3 % at 0.6); in the prior it helps the more, the more there is to predict (nothing up to 0.15, 2.3 % at 0.3, 5.4 % at 0.6). At equal chroma PSNR the decoder's luma saves 2.7 %, at equal angle 3.8 %.
+# Figure 4.2: what the table has as minus is saved, and up in the figure. **Trained long with it, luma is worth its place twice.** In the decoder it saves 3.8 % of the file at equal CIEDE2000 (3.1 to 4.6), which is 14 % of colour's bytes; in the prior 1.8 % (0.8 to 2.9); in both 5.0 % (3.7 to 6.5), 18 % of colour's bytes: what AV1's chroma-from-luma saves (4.9 %). Without the files at 0.6 bits per pixel, where the colours of some pictures are past the dials of training, it is 3.6, 0.8 and 4.2 %. The two hardly overlap, except at 0.6: beside luma in the prior, the decoder's luma still saves 3.2 %. The released pair, whose decoders without luma were trained for 222 s of a GPU after luma had been taken away, gives 3.0 % (2.6 to 3.4), so the minutes of training after cutting out are not what is seen. In the decoder luma helps at every rate in CIEDE2000 (3.1 % at 0.1 bits per pixel, 4.3 % at 0.6); in the prior it helps the more, the more there is to predict (nothing up to 0.15, 2.3 % at 0.3, 5.4 % at 0.6). At equal chroma PSNR the decoder's luma saves 2.7 %, at equal angle 3.8 %.
 #
 # **From nothing**, in 800 steps, it is worth nothing over all rates: -0.2 % in the decoder (-1.0 to +0.4), 0.0 % in the prior, +0.3 % in both, three seeds; in the decoder it costs 0.4 % at 0.15 bits per pixel and saves 2.2 % (0.2 to 4.7) at 0.6. (The first seed alone said +2.0 % for both, interval 1.5 to 2.4 over pictures: one seed's interval knows nothing of the next seed.) Luma's latents are many, and most of what they say is not about colour: a network must first learn to leave that alone.
 #
@@ -286,10 +304,16 @@ swept = swept.assign(features=swept.features.astype(int), panel="at equal " + sw
 output.table("features", swept, f"Bytes at equal quality beside {features} features without luma.")
 
 # %%
-options = {"panel": "panel", "x": "features", "hue": "decoder", "label": "bytes of the file, %"}
-title = f"Fewer features, with and without luma in the decoder, beside {features} without"
-figure = figures.intervals(swept, "bytes_percent", title, across=3, **options)
-output.figure("feature_sweep", figure, "Figure 4.3: bytes by number of colour features.", swept)
+named = {"codes": "luma in the decoder", "none": "luma nowhere"}
+judged = {"ciede2000": "CIEDE2000", "psnr_color": "chroma PSNR", "rgb_angle": "RGB angle"}
+drawn = turned(swept).assign(
+    decoder=swept.decoder.map(named), panel=[f"at equal {judged[c]}" for c in swept.column]
+)
+options = {"panel": "panel", "x": "features", "hue": "decoder", "label": "bytes of the file saved, %"}
+title = f"Bytes saved by fewer features, beside {features} features and luma nowhere"
+figure = figures.intervals(drawn, "saved", title, across=3, **options)
+caption = "Figure 4.3: bytes saved by fewer colour features, with luma in the decoder and without it."
+output.figure("feature_sweep", figure, caption, swept)
 plt.show()
 
 # %%
@@ -306,13 +330,11 @@ swept[swept.column == "ciede2000"].set_index(["decoder", "features"])[["bytes_pe
 # %%
 rate = min(gains.target_bpp, key=lambda r: abs(r - target_bpp))
 where = gains[gains.column.isin(study.PLACES) & (gains.target_bpp == rate)]
-where = where.assign(place=where.column.str.replace("_", ", "))
-options = {"panel": "question", "x": "place", "hue": "start", "label": "gain in CIEDE2000"}
-figure = figures.intervals(
-    where, "gain", f"Where luma helps, at equal bytes, {rate:g} bits per pixel", **options
-)
-for ax in figure.axes:
-    ax.tick_params(axis="x", rotation=30)
+where = where.assign(place=where.column.str.replace("_", "\n").str.replace("color", "colour"))
+where["panel"] = [f"{q}\nbeside {beside[q]}" for q in where.question]
+options = {"panel": "panel", "x": "place", "hue": "start", "label": "gain in CIEDE2000, better is up"}
+title = f"Where luma helps: gain at equal bytes, {rate:g} bits per pixel"
+figure = figures.intervals(where, "gain", title, **options)
 caption = "Figure 4.4: gain in CIEDE2000 by place: flat or edge of luma, grey or saturated colour."
 output.figure("places", figure, caption, where)
 plt.show()
@@ -335,34 +357,38 @@ file = encode_at_bpp(get_codec(names[0]), image, target_bpp)
 decodes = {name: get_codec(name).decode(get_codec(name).encode(image, file.quality)) for name in names}
 lab = rgb_to_lab(image)
 delta = {name: ciede2000_map(lab, rgb_to_lab(decoded)) for name, decoded in decodes.items()}
-places = study.places_of(image)
-drawn = {"original": image} | {f"{n}: CIEDE2000 {delta[n].mean():.2f}": decodes[n] for n in names}
-figure = figures.gallery(
-    drawn, f"'{sample_image}', the same symbols, {file.bpp:.2f} bits per pixel", columns=3
-)
+gain = delta[names[0]] - delta[names[1]]
+boxes = worst_boxes({"luma helps most": gain, "luma harms most": -gain}, 64)
+drawn = {f"{n}\nCIEDE2000 {delta[n].mean():.2f}": decodes[n] for n in names}
+title = f"'{sample_image}', the same symbols, {file.bpp:.2f} bpp"
+figure = figures.zooms(image, drawn, boxes, title, width=8)
 rows = [{"codec": name, "ciede2000": float(delta[name].mean())} for name in names]
-output.figure("pair", figure, "Figure 4.5: one file's symbols, decoded without and with luma.", rows)
+caption = "Figure 4.5: one file's symbols decoded without and with luma, where it helps most and harms most."
+output.figure("pair", figure, caption, rows)
 plt.show()
 
 # %%
-gain = delta[names[0]] - delta[names[1]]
-named = {f"gain of luma in the decoder: mean {gain.mean():+.2f}": gain}
-figure = figures.error_maps(
-    named, f"'{sample_image}'", "CIEDE2000, blue: luma helps", 3, width=7, signed=True
-)
-rows = [
-    {"place": place, "share": float((places == i).mean()), "gain": float(gain[places == i].mean())}
-    for i, place in enumerate(study.PLACES)
-]
+places = study.places_of(image)
+maps = {"original": image, f"gain of luma: mean {gain.mean():+.2f}": gain}
+maps["the same, means of 8 x 8 pixels"] = block_reduce(gain, (8, 8), np.mean)
+unit = "gain in CIEDE2000, blue: luma helps"
+figure = figures.error_maps(maps, f"'{sample_image}', luma in the decoder", unit, 2, width=11.2, signed=True)
+for ax in figure.axes[1:3]:
+    size = ax.images[0].get_size()[1] / gain.shape[1]
+    for top, left, side in boxes.values():
+        corner = size * left - 0.5, size * top - 0.5
+        ax.add_patch(Rectangle(corner, size * side, size * side, fill=False, ec="black", lw=1.2))
+of_place = {name: places == i for i, name in enumerate(study.PLACES)}
+rows = [{"place": n, "share": of.mean(), "gain": gain[of].mean()} for n, of in of_place.items()]
 output.figure("gain_map", figure, "Figure 4.6: what the decoder gains from luma, pixel by pixel.", rows)
 plt.show()
 
 # %% [markdown]
 # Figure 4.4: at 0.3 bits per pixel all four places gain from luma in the decoder, **edges more than flat places, grey more than colour in each** (cut out: 0.10 in CIEDE2000 at grey edges, 0.05 at coloured ones, 0.07 in flat grey, 0.04 in flat colour): where there is little colour, luma says that there is none, and a wrong tint is what CIEDE2000 punishes most. The prior's gain is mostly at edges (0.04 to 0.05). In the released pair every one of the twelve pictures gains, from 0.01 (kodim23, parrots: saturated and smooth) to 0.18 (kodim05, motorbikes: grey and full of edges).
 #
-# Figure 4.5: the same symbols decoded twice; at this size one has to know where to look.
+# Figure 4.5: the same symbols decoded twice, three times enlarged, in the squares of 64 pixels where luma gains and loses most: above, the boards' grey and brown keep nearer to the original's; below, the tank's outline and the lettering have a little more of wrong red.
 #
-# Figure 4.6: pixel by pixel luma gives and takes: the sum is what counts, and it is positive along the tank's outline and in the vertical structures behind it, negative along some of the same edges a pixel beside them.
+# Figure 4.6: pixel by pixel luma gives and takes, often along one edge; the means of 8 x 8 pixels, at the right, show what remains: mostly under 0.5 either way, up to 2 in the vertical structures at the upper left, where luma helps, and down to -1.5 about the tank's top, where it harms. Over the picture it is +0.02.
 
 # %% [markdown]
 # ## The poster's binary streams

@@ -17,7 +17,7 @@ max_images: int = 0  # images to use, 0 means all
 codecs: str = "jpeg420,jpeg2000,webp,avif444_speed6,fusion,scalar_fusion"  # the first is the anchor
 target_bpp: float = 0.16  # bits per pixel of every file
 sample_image: str = ""  # image that is looked at, empty means where the first codec biases colour most
-zoom_px: int = 72  # side of the enlarged details, pixels
+zoom_px: int = 56  # side of the enlarged details, pixels
 workers: int = 1  # processes, 0 means one for each core
 
 # %% tags=["nbval-ignore-output"]
@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
+from skimage.measure import block_reduce
 
 from mcml import codec, data, lab, metrics
 from mcml.lab import figures
@@ -85,13 +86,16 @@ print(f"looked at: {sample}, files of {min(map(len, files.values())) / 1000:.1f}
 
 # %%
 captions = {
-    f"{r.codec}: {r.bpp:.3f} bpp, {r.psnr:.1f} dB, CIEDE2000 {r.ciede2000:.1f}": decodes[r.codec]
+    f"{r.codec}: {r.bpp:.3f} bpp\n{r.psnr:.1f} dB, CIEDE2000 {r.ciede2000:.1f}": decodes[r.codec]
     for r in one_photograph.itertuples()
 }
-pictures = {"original: 24 bpp": original, **captions}
-figure = figures.gallery(pictures, f"'{sample}' at {target_bpp} bpp", columns=3)
-output.figure("decodes", figure, f"Figure 5.1: '{sample}' at {target_bpp} bpp by each codec.", one_photograph)
+pictures = {"original\n24 bpp": original, **captions}
+title = f"'{sample}' at {target_bpp} bpp, reduced"
+figure = figures.gallery(pictures, title, columns=4, width=8.9)
+caption = f"Figure 5.1: '{sample}' at {target_bpp} bpp by each codec, after the original; PSNR and CIEDE2000."
+output.figure("decodes", figure, caption, one_photograph)
 plt.show()
+
 
 # %% [markdown]
 # Figure 5.1: from the same 5.5 kilobytes JPEG makes a sky of grey and lavender patches and a lake without colour; the others keep the scene and soften it, `fusion` most where it is finest: in the leaves and along the tiles.
@@ -102,34 +106,49 @@ plt.show()
 # The details are not chosen by hand. For every artefact there is a map of how bad it is at each pixel (`metrics.artifact_maps`): squared steps at the 8 x 8 grid that the original has not (**blocking**), variance added to flat areas beside strong edges (**ringing**), gradient energy lost (**blur**), and the CIELAB distance between the means of 32 x 32 blocks (**colour bias**: noise averages out in a block, a shift of flat colour does not). The square with the largest sum, over all codecs, is enlarged.
 
 # %%
+def squares(values):
+    """Return means over squares of 8 x 8 pixels."""
+    height, width = (side // 8 * 8 for side in values.shape)
+    return block_reduce(values[:height, :width], (8, 8), np.mean)
+
+
 maps = {name: metrics.artifact_maps(original, decode) for name, decode in decodes.items()}
 kinds = ("blocking", "ringing", "blur", "colour bias")
-boxes = metrics.worst_boxes({kind: sum(m[kind] for m in maps.values()) for kind in kinds}, zoom_px)
+summed = {kind: sum(m[kind] for m in maps.values()) for kind in kinds}
+boxes = metrics.worst_boxes(summed, zoom_px)
 places = [{"artefact": kind, "top": t, "left": x, "side": s} for kind, (t, x, s) in boxes.items()]
-figure, axes = figures.panels(1, 1, 6, 4.3, "The worst square of each artefact")
-figures.picture(axes[0, 0], original)
-for kind, (top, left, side) in boxes.items():
-    for hue, line in (("white", 2.6), ("black", 1.2)):
-        axes[0, 0].add_patch(Rectangle((left, top), side, side, fill=False, ec=hue, lw=line))
-    axes[0, 0].annotate(kind, (left + 4, top + 4), va="top", fontsize=8, backgroundcolor="#ffffffcc")
-output.figure("places", figure, "Figure 5.2: where the enlarged details lie.", places)
-plt.show()
-
-# %% [markdown]
-# Figure 5.2: the places lie where one would look: busy roof tiles for blocking and blur, an edge against the sky for ringing, open sky for colour bias.
 
 # %%
-figure = figures.zooms(original, decodes, boxes, f"'{sample}' at {target_bpp} bpp, enlarged")
-output.figure("zooms", figure, "Figure 5.3: the worst square of each artefact, enlarged.", places)
+means_of = {kind: squares(values) for kind, values in summed.items()}
+shares = {kind: values / np.quantile(values, 0.99) for kind, values in means_of.items()}
+title = f"'{sample}' at {target_bpp} bpp, all codecs together"
+figure = figures.error_maps(shares, title, "over the 99 % quantile", vmax=1, columns=2, width=7.4)
+for ax, (top, left, side) in zip(figure.axes, boxes.values(), strict=False):
+    corner, size = (left / 8 - 0.5, top / 8 - 0.5), side / 8
+    ax.add_patch(Rectangle(corner, size, size, fill=False, ec="white", lw=2))
+caption = "Figure 5.2: where each artefact sits; in the white square is most of it, enlarged below."
+output.figure("places", figure, caption, places)
 plt.show()
 
 # %% [markdown]
-# Figure 5.3: each row is one place, each column one decode. JPEG's 8 x 8 blocks carry whole wrong colours: roof tiles turn red, green and grey. Ringing: the edge of the roof leaves traces in the sky. The learned codecs have no blocks and no ringing. The slanted lines of the tiles melt into a weave of its own in `fusion`; `scalar_fusion` keeps them, straighter than AVIF. Colour bias: a clear sky becomes lavender in JPEG; even WebP leaves pink and green clouds in it; the learned codecs' turns a little paler and greener towards one side.
+# Figure 5.2: a square of the map is the mean of 8 x 8 pixels, over all codecs, bright where the artefact is worst. Blocking and blur lie on roof tiles and leaves, ringing along the edges that stand against the sky, colour bias in the open sky; the white squares, 56 pixels wide, hold most of each.
+
+# %%
+errors = one_photograph.set_index("codec").ciede2000
+details = {f"{name}\nCIEDE2000 {errors[name]:.1f}": decode for name, decode in decodes.items()}
+title = f"'{sample}' at {target_bpp} bpp: the worst square of each artefact, enlarged"
+figure = figures.zooms(original, details, boxes, title, width=15.75)
+caption = "Figure 5.3: the worst square of each artefact, by codec; CIEDE2000 of the whole photograph."
+output.figure("zooms", figure, caption, places)
+plt.show()
+
+# %% [markdown]
+# Figure 5.3: each row is one place, each column one decode. JPEG's 8 x 8 blocks carry whole wrong colours: roof tiles turn red, green and grey. Ringing: the edge of the roof leaves white halos in JPEG's sky and smears in JPEG 2000's. The learned codecs have no blocks, and nothing of ringing but a faint fringe in `fusion`. The slanted lines of the tiles melt into a weave of its own in `fusion`; `scalar_fusion` keeps them, straighter than AVIF. The leaves are a brown or green blur in all of them. Colour bias: a clear sky becomes lavender in JPEG; even WebP leaves pink and green clouds in it; the learned codecs' turns a little paler and greener towards one side.
 
 # %% [markdown]
 # ## CIEDE2000, pixel by pixel
 #
-# CIEDE2000 corrects CIELAB distance for how the eye judges chroma, hue and dark blues; about 1 is just visible. The maps share one scale.
+# CIEDE2000 corrects CIELAB distance for how the eye judges chroma, hue and dark blues; about 1 is just visible. It is taken at every pixel; drawn are means over squares of 8 x 8, so that noise of single pixels does not hide where a codec is off. The maps share one scale.
 
 # %%
 space = metrics.rgb_to_lab(original)
@@ -139,29 +158,33 @@ rows = [
     {"codec": n, "mean": m.mean(), "p95": np.percentile(m, 95), "above_5": (m > 5).mean()}
     for n, m in heat.items()
 ]
-titles = {f"{r['codec']}: mean {r['mean']:.1f}, 95 % under {r['p95']:.0f}": heat[r["codec"]] for r in rows}
-figure = figures.error_maps(titles, f"'{sample}' at {target_bpp} bpp", "CIEDE2000", vmax=15)
-output.figure("heat_maps", figure, "Figure 5.4: CIEDE2000 against the original, one scale.", rows)
+titles = {f"{r['codec']}: mean {r['mean']:.1f}": squares(heat[r["codec"]]) for r in rows}
+title = f"'{sample}' at {target_bpp} bpp, means of 8 x 8 pixels"
+figure = figures.error_maps(titles, title, "CIEDE2000", vmax=12, width=10.5)
+caption = "Figure 5.4: CIEDE2000 between original and decode, by codec, one scale."
+output.figure("heat_maps", figure, caption, rows)
 plt.show()
 
 # %% [markdown]
-# Figure 5.4: JPEG's error covers the *smooth* sky and lake, in whole blocks: that is bias. The others err in the leaves and along the roofs, where the eye forgives; over the learned codecs' skies lies a faint veil besides.
+# Figure 5.4: JPEG's error covers the *smooth* sky and lake, 6 to 12 units of CIEDE2000 in whole blocks: that is bias. The others err in the leaves and along the roofs, where the eye forgives. WebP's sky is spotted; over the learned codecs' skies lies a veil of 2 to 5 units besides, `scalar_fusion`'s at the upper left and over the far shore.
 
 # %% [markdown]
 # ## Colour bias
 #
-# Each dot is the shift of one 32 x 32 block's mean colour in the (a*, b*) plane; the circle is one just-noticeable difference. A codec without bias has its dots inside.
+# Each dot is the shift of one 32 x 32 block's mean colour in the (a*, b*) plane; the circle is one just-noticeable difference, 2.3 CIELAB units. A codec without bias has its dots inside.
 
 # %%
 shifts = {n: metrics.block_bias(space, s)[..., 1:].reshape(-1, 2) for n, s in spaces.items()}
 rows = [{"codec": name, "da": da, "db": db} for name, blocks in shifts.items() for da, db in blocks]
-figure = figures.bias_scatter(shifts, f"Shift of block colours, '{sample}' at {target_bpp} bpp")
-output.figure("colour_bias", figure, "Figure 5.5: shift of a* and b* of each 32 x 32 block's mean.", rows)
+outside = {name: 100 * (np.hypot(*blocks.T) > 2.3).mean() for name, blocks in shifts.items()}
+named = {f"{name}: {outside[name]:.0f} % outside": blocks for name, blocks in shifts.items()}
+figure = figures.bias_scatter(named, f"Shift of block colours, '{sample}' at {target_bpp} bpp")
+caption = "Figure 5.5: shift of a* and b* of each 32 x 32 block's mean, and the share beyond 2.3."
+output.figure("colour_bias", figure, caption, rows)
 plt.show()
 
 # %%
-outside = {name: (np.hypot(*blocks.T) > 2.3).mean() for name, blocks in shifts.items()}
-print("blocks outside the circle:", {name: f"{100 * share:.0f} %" for name, share in outside.items()})
+print("blocks outside the circle:", {name: f"{share:.0f} %" for name, share in outside.items()})
 
 # %% [markdown]
 # Figure 5.5: JPEG moves nine blocks in ten by more than a just-noticeable difference, in every direction; of the classical others one block in fourteen or fewer leaves the circle, of `fusion` one in nine, and of `scalar_fusion`, ahead in every mean of the table, one in five: the pale sky of Figure 5.3. A flat area that is a little off everywhere costs no mean much, and no bits.
