@@ -50,6 +50,6 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the question whether one of `known` was meant that begin like `name` or are like it; or ""."""
     begin = [known_name for known_name in known if name and known_name.startswith(str(name))]
-    close = begin or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = begin or difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     *others, last = map(repr, close or [""])
     return f"did you mean {', '.join(others)}{' or ' * bool(others)}{last}? " if close else ""

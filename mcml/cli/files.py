@@ -249,11 +249,12 @@ def find_inputs(options: argparse.Namespace, suffixes: Collection[str], what: st
     for word in options.words:
         if not word:
             raise UsageError(f"an input's name is empty: give a file, a folder or a pattern of {what}s")
-        path, missing = Path(word), f"holds no {what} ({', '.join(sorted(suffixes))})"
+        path, missing = Path(word), f"holds no {what}"
         paths = [path]
         try:
             if path.is_dir():
                 paths = sorted(p for p in path.iterdir() if is_seen(p, suffixes))
+                missing += f" ({', '.join(sorted(suffixes))})" * (len(suffixes) > 1)
             elif glob.has_magic(word) and not path.exists():
                 missing = "no file has a name of this pattern"
                 matching = map(Path, glob.glob(word, recursive=True))  # noqa: PTH207  (Path's: no absolute ones)

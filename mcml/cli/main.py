@@ -86,7 +86,9 @@ def parser() -> Parser:
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", prog="mcml")
     for module in (files, tables, train):
         module.add_commands(commands)
-    add_command(commands, completion)("shell", choices=("bash", "zsh", "fish"), help="that is to complete")
+    add_command(commands, completion)(
+        "shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish"
+    )
     whole.set_defaults(commands=commands.choices)
     return whole
 
@@ -130,7 +132,9 @@ class Parser(argparse.ArgumentParser):
         elif start == "unrecognized arguments":
             word = next((word for word in rest.split() if word.startswith("-")), rest).partition("=")[0]
             message = f"unknown option {word}" if word.startswith("-") else f"too many words: {rest}"
-            hint = nearest(word, self._option_string_actions) if word.startswith("--") else ""
+            known = [name[2:] for name in self._option_string_actions if name.startswith("--")]
+            hint = nearest(word[2:], known) if word.startswith("--") else ""  # dashes are alike in all
+            hint = re.sub("'(?=[a-z])", "'--", hint)
         raise UsageError(f"{message}{': ' + hint if hint else '; '}`{self.prog} --help` tells more")
 
 

@@ -152,6 +152,8 @@ def _image_set(options: argparse.Namespace) -> ImageSet:
     from mcml.data.sets import ImageSet, image_set
 
     word, *others = options.words
+    if word.lower().endswith(SUFFIX):
+        raise UsageError(f"{word} is compressed already: `mcml compare ORIGINAL {word}` measures it")
     if not (others or Path(word).suffix.lower() in EXTENSIONS or glob.has_magic(word)):
         return image_set(word)
     paths = find_inputs(options, EXTENSIONS, "image")
