@@ -112,14 +112,6 @@ def model_names(**_: Any) -> list[str]:
     return released()
 
 
-def codec_names(prefix: str, **_: Any) -> list[str]:
-    """Return what completes a list of codecs by commas."""
-    from mcml.codec.interface import names
-
-    done, comma, _ = prefix.rpartition(",")
-    return [done + comma + name for name in names()]
-
-
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are `UsageError`, which `main` prints as it prints every other."""
 

@@ -21,7 +21,6 @@ from mcml.cli.main import (
     Progress,
     add_command,
     add_output,
-    codec_names,
     number,
     print_rows,
 )
@@ -35,6 +34,14 @@ if TYPE_CHECKING:
 
 MEASURES = ("psnr", "ms_ssim", "ciede2000")  # shown of all, where there are other columns too
 POSTERS = ("psnr", "ms_ssim", "cmssim", "delta_e76", "ciede2000", "rgb_angle")
+
+
+def codec_names(prefix: str, **_: Any) -> list[str]:
+    """Return what completes a list of codecs by commas."""
+    from mcml.codec.interface import names
+
+    done, comma, _ = prefix.rpartition(",")
+    return [done + comma + name for name in names()]
 
 
 def add_commands(commands: Any) -> None:
