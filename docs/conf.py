@@ -34,6 +34,9 @@ KEPT = ROOT / "results" / "released"
 SHOWN_BYTES = 25_000  # of a table that is shown; a larger one is linked
 LINK = re.compile(r"(?<=\]\()[^)#\s:]+(?=\))")  # of Markdown, to a file, without an anchor
 
+AWAY = re.compile(  # a report's link to a file beside it, not into the page or to an address
+    r"""(?s)<a\b[^>]*?\bhref=(["'])(?!#|data:|[a-z]+:|//)[^>]*?\1[^>]*>(.*?)</a>"""
+)
 MARKS = re.compile(r"[*|](?=(?:[^`]*`[^`]*`)*[^`]*$)")  # outside of backticks
 
 project = "mcml"
@@ -240,7 +243,8 @@ def finish(app, error):
         shutil.copy(app.outdir / "README.html", app.outdir / "index.html")
         (app.outdir / "reports").mkdir(exist_ok=True)
         for name, path in reports().items():
-            shutil.copy(path, app.outdir / "reports" / f"{name}.html")
+            html = AWAY.sub(r"\2", path.read_text("utf-8"))  # the files beside it stay where they are
+            (app.outdir / "reports" / f"{name}.html").write_text(html, "utf-8")
 
 
 def setup(app):

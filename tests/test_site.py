@@ -40,7 +40,8 @@ def site(tmp_path_factory):
         )
     folder = tmp_path_factory.mktemp("site")
     (folder / "results" / "quick").mkdir(parents=True)
-    (folder / "results" / "quick" / "report.html").write_text("<title>of a run</title>", "utf-8")
+    links = "<a href='#a' id=a>up</a> <a class=x href=\"1/m.csv\">\n<b>rows</b></a> <a href='../a.md'>b</a>"
+    (folder / "results" / "quick" / "report.html").write_text(f"<title>of a run</title>{links}", "utf-8")
     (recipe,) = re.findall("(-m sphinx .*)", (ROOT / "Makefile").read_text("utf-8"))
     words = [word.replace("docs/_build", str(folder)) for word in recipe.split()]
     environment = {**os.environ, "MCML_RESULTS": str(folder / "results")}
@@ -63,7 +64,8 @@ def test_every_notebook_and_document_has_a_page(site):
     for path in documents:
         assert (site / path.relative_to(ROOT).with_suffix(".html")).is_file()
     assert (site / "index.html").read_bytes() == (site / "README.html").read_bytes()
-    assert "of a run" in (site / "reports" / "quick.html").read_text("utf-8")
+    report = (site / "reports" / "quick.html").read_text("utf-8")
+    assert report == "<title>of a run</title><a href='#a' id=a>up</a> \n<b>rows</b> b"  # no file is beside it
 
 
 def test_no_link_is_dead(pages):

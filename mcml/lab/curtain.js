@@ -30,8 +30,9 @@ export function curtain(el) {
   const line = add("div", "line", stage);
   let zoom = 0, x = 0, y = 0, split = 0.5, fit = 1, box = null, spread = 0;
   tags[0].style.left = tags[1].style.right = "6px";
-  Object.assign(stage, {tabIndex: 0, role: "group", ariaLabel: "picture: arrows move it, plus and minus zoom"});
-  Object.assign(line, {tabIndex: 0, role: "slider", ariaLabel: "curtain", ariaValueMin: 0, ariaValueMax: 100});
+  const tell = (to, about) => Object.entries(about).forEach(([name, value]) => to.setAttribute(name, value));
+  tell(stage, {tabindex: 0, role: "group", "aria-label": "picture: arrows move it, plus and minus zoom"});
+  tell(line, {tabindex: 0, role: "slider", "aria-label": "curtain", "aria-valuemin": 0, "aria-valuemax": 100});
 
   const scale = () => zoom || fit;
   function draw() {
@@ -44,7 +45,7 @@ export function curtain(el) {
     }
     images[0].parentNode.style.clipPath = `inset(0 ${w - Math.round(split * w)}px 0 0)`;
     line.style.left = `${Math.round(split * w)}px`;
-    line.ariaValueNow = Math.round(100 * split);
+    tell(line, {"aria-valuenow": Math.round(100 * split)});
     stage.classList.toggle("whole", s === fit);
     images.forEach((image, i) => (tags[i].textContent = image.alt));
     label.textContent = s < 1 ? `${Math.round(100 * s)} %` : `${s} : 1`;
@@ -99,6 +100,7 @@ export function curtain(el) {
     step(e.deltaY < 0, e.clientX - place.left, e.clientY - place.top);
   }, {passive: false});
   stage.onkeydown = (e) => {
+    if (e.ctrlKey || e.metaKey || e.altKey) return; // the browser's own
     const way = keys[e.key], far = e.shiftKey ? 5 : 1;
     if (e.target === line && way?.[0]) move(split - 0.02 * far * way[0]);
     else if (way) { x += 32 * far * way[0]; y += 32 * far * way[1]; draw(); }

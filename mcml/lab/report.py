@@ -25,6 +25,7 @@ from mcml.base.files import atomic_write, repo_root
 from mcml.lab.output import format_value, provenance
 from mcml.lab.prose import Prose
 
+WEBP_PX = 16383  # the longest side that a WebP can have
 MAX_ROWS = 12  # longer tables show their first rows and link to the CSV
 FIRST = (  # columns of numbers that matter first; texts stand before them, remarks last
     *("target_bpp", "quality", "bpp", "estimated_bpp", "bytes_percent", "gain", "bd_rate_percent"),
@@ -98,7 +99,7 @@ def _blocks(here: Path, figures: dict, tables: dict, prose: Prose) -> Iterator[d
     count, code, begun = itertools.count(1), [], False
 
     def figure(entry: dict[str, Any], after: Any) -> dict[str, Any]:
-        caption = entry["caption"]
+        caption = escape(entry["caption"], quote=False)
         if entry["number"] and after.source.startswith(entry["number"] + ":"):  # what we see, said at length
             caption, _, after.source = after.source.partition("\n\n")
         shown = _picture((here / f"{entry['name']}.png").read_bytes(), entry["name"] not in UNJUDGED)
@@ -166,10 +167,13 @@ def _outputs(outputs: Sequence[Any], pictures: bool) -> tuple[list[str], list[di
 
 
 def _picture(raw: bytes, lossless: bool = True) -> dict[str, Any]:
-    """Return an image's address and size in pixels; a PNG becomes a WebP of the very same pixels, or AVIF."""
+    """Return an image's address and size in pixels; a PNG becomes a WebP of the very same pixels, or AVIF.
+
+    One too long for a WebP stays as it is.
+    """
     with Image.open(io.BytesIO(raw)) as image:
         kind, (width, height) = image.format.lower(), image.size
-        if kind == "png":
+        if kind == "png" and max(image.size) <= WEBP_PX:
             how = {"lossless": True, "method": 4} if lossless else {"quality": 80, "subsampling": "4:4:4"}
             kind, buffer = "webp" if lossless else "avif", io.BytesIO()
             image.save(buffer, kind, **how)

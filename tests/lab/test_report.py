@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch):
         output.table("long", [{"image": "0001", "n": n, "psnr": float("inf")} for n in range(60)], "Long.")
         number = name[1:].partition("_")[0]
         output.figure("line", figure, f"Figure {number}.1: a line.", [{"x": 0, "y": 1}])
-        output.figure("unnamed", figure, "A figure by a name that no cell spells.", [{"x": 0}])
+        output.figure("unnamed", figure, "A figure <b by a name that no cell spells.", [{"x": 0}])
         output.finish()
         cells = [
             v4.new_markdown_cell(f"# {number}. First & foremost\n\ntext of `short`, Notebook 01"),
@@ -131,7 +131,7 @@ def test_every_link_leads_somewhere_and_nothing_is_fetched(folder):
 
 def test_pictures_keep_their_pixels_and_say_what_they_show(folder):
     html = build(folder)
-    alts = ["a line.", "it", "A figure by a name that no cell spells."]
+    alts = ["a line.", "it", "A figure &lt;b by a name that no cell spells."]
     assert re.findall(r'<img [^>]*alt="([^"]*)"', html)[:3] == alts
     source = re.search(r'src="data:image/webp;base64,([^"]+)"', html)[1]
     pixels = [
@@ -139,7 +139,15 @@ def test_pictures_keep_their_pixels_and_say_what_they_show(folder):
         for file in (io.BytesIO(base64.b64decode(source)), folder / "01_first" / "line.png")
     ]
     assert np.array_equal(*pixels)
+    assert "A figure <b" not in html and html.count("A figure &lt;b by") == 4  # as caption and alt of two
     assert len(html) < 150_000 + sum(map(len, re.findall(r'src="([^"]+)"', html)))
+
+
+def test_a_picture_too_long_for_a_webp_stays_a_png():
+    buffer = io.BytesIO()
+    Image.new("L", (report.WEBP_PX + 1, 1)).save(buffer, "png")
+    src = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    assert report._picture(buffer.getvalue()) == {"src": src, "width": report.WEBP_PX + 1, "height": 1}
 
 
 def test_parameters_that_differ_and_what_was_left_out_are_said(folder):
