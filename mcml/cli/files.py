@@ -67,7 +67,9 @@ def add_commands(commands: Any) -> None:
     add("--overwrite", flag=False, help="replace existing files")
     add_output(add)
 
-    add_command(commands, identify)("words", **files)
+    add = add_command(commands, identify)
+    add("words", **files)
+    add("--json", flag=False, help="print JSON instead: all that the files hold")
 
 
 def compress(options: argparse.Namespace) -> None:
@@ -223,25 +225,29 @@ def identify(options: argparse.Namespace) -> None:
     """Tell what .mcml files hold and whether they are whole, without decoding them.
 
     mcml identify photo.mcml
-    mcml identify compressed/
+    mcml identify compressed/ --json
     """
     from mcml.codec.container import block, describe
 
-    blocks = []
+    rows = []
     for path in find_inputs(options, {SUFFIX}, f"{SUFFIX} file"):
         try:
             content, error = describe(read_bytes(path))
-            blocks.append(block({"file": shown(path), **content}))
+            rows.append({"file": shown(path), **content})
         except DataError as caught:
             error = caught
         if error is not None:
             fail(options, error, path)
-    if blocks:
-        print("\n\n".join(blocks))
+    if options.json:
+        print_rows(options, rows, ())
+    elif rows:
+        print("\n\n".join(map(block, rows)))
 
 
-def find_inputs(options: argparse.Namespace, suffixes: Collection[str], what: str) -> list[Path]:
-    """Return the files that `options.words` name, each once; a word that names none is told.
+def find_inputs(
+    options: argparse.Namespace, suffixes: Collection[str], what: str, strict: bool = False
+) -> list[Path]:
+    """Return the files that `options.words` name, each once; a word that names none is told, or raises.
 
     A word is a file, whether there or not; a folder, of which files of `suffixes` are taken; or a pattern.
     """
@@ -259,10 +265,13 @@ def find_inputs(options: argparse.Namespace, suffixes: Collection[str], what: st
                 missing = "no file has a name of this pattern"
                 matching = map(Path, glob.glob(word, recursive=True))  # noqa: PTH207  (Path's: no absolute ones)
                 paths = sorted(p for p in matching if p.is_file())
-        except OSError as error:
-            paths, missing = [], f"cannot be read ({error.strerror})"
+        except OSError as caught:
+            paths, missing = [], f"cannot be read ({caught.strerror})"
         if not paths:
-            fail(options, DataError(f"{word}: {missing}"))
+            error = DataError(f"{word}: {missing}")
+            if strict:
+                raise error
+            fail(options, error)
         for path in paths:
             places.setdefault(_place(path), path)
     return list(places.values())

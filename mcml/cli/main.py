@@ -129,6 +129,10 @@ class Parser(argparse.ArgumentParser):
             hint = re.sub("'(?=[a-z])", "'--", hint)
         raise UsageError(f"{message}{': ' + hint if hint else '; '}`{self.prog} --help` tells more")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None:
+            choose("/".join(action.option_strings) or action.metavar.lower(), value, action.choices)
+
 
 class Help(argparse.RawDescriptionHelpFormatter):
     """The look of all help pages: a short usage, every option's default, flags as --flag/--no-flag."""
@@ -294,7 +298,11 @@ class Progress(contextlib.AbstractContextManager):
         line = f"{self.what} [{bar}] {100 * share:3.0f} %  {text}  {passed:.0f} s{left}"
         if self.is_terminal:
             self.clear()
-            print(line[: shutil.get_terminal_size().columns - 1], end="", file=sys.stderr, flush=True)
+            columns = 0
+            with contextlib.suppress(OSError):
+                columns = os.get_terminal_size(sys.stderr.fileno()).columns  # stdout's may be another
+            columns = columns or shutil.get_terminal_size().columns
+            print(line[: columns - 1], end="", file=sys.stderr, flush=True)
         elif self.every_s is not None and (share >= 1 or now - self.printed >= self.every_s):
             self.printed = now
             self.say(line)

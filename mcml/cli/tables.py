@@ -156,20 +156,21 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _image_set(options: argparse.Namespace) -> ImageSet:
     """Return the images that `options.words` name: a data set's, or those of files, folders and patterns."""
     from mcml.data.images import EXTENSIONS, check_stems
-    from mcml.data.sets import ImageSet, image_set
+    from mcml.data.sets import ImageSet, image_set, registry
 
     word, *others = options.words
     if word.lower().endswith(SUFFIX):
         raise UsageError(f"{word} is compressed already: `mcml compare ORIGINAL {word}` measures it")
     if not (others or Path(word).suffix.lower() in EXTENSIONS or glob.has_magic(word)):
         return image_set(word)
-    paths = find_inputs(options, EXTENSIONS, "image")
+    for word in options.words:
+        if word in registry() and not Path(word).exists():
+            raise UsageError(f"{word} is a data set, which stands alone: data sets and files do not mix")
+    paths = find_inputs(options, EXTENSIONS, "image", strict=True)
     check_stems(paths)
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
-    if not paths:  # as was told
-        raise SystemExit(1)
     return ImageSet(name=" ".join(Path(word).name for word in options.words), paths=tuple(paths))
 
 

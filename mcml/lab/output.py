@@ -94,10 +94,8 @@ def print_table(rows: Sequence[Row]) -> None:
     header, *body = lines = _lines(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     over = sum(widths) + 2 * len(widths) - 2 - shutil.get_terminal_size().columns
-    if sys.stdout.isatty() and 0 < over < widths[0] - 12:
-        widths[0] -= over
-        lines = [[t if len(t) <= widths[0] else f"..{t[2 - widths[0] :]}", *others] for t, *others in lines]
-    elif len(rows) == 1 or (sys.stdout.isatty() and over > 0):
+    over *= sys.stdout.isatty()
+    if len(rows) == 1 or over > max(0, widths[0] - 13):
         widest = max(map(len, header))
         lists = [
             "\n".join(f"{n:<{widest}}  {t}".rstrip() for n, t in zip(header, texts, strict=True))
@@ -105,6 +103,9 @@ def print_table(rows: Sequence[Row]) -> None:
         ]
         print("\n\n".join(lists))
         return
+    if over > 0:
+        widths[0] -= over
+        lines = [[t if len(t) <= widths[0] else f"..{t[2 - widths[0] :]}", *others] for t, *others in lines]
     left = [any(isinstance(row.get(name), str) for row in rows) for name in header]
     for line in lines:
         texts = [

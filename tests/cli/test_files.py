@@ -451,6 +451,22 @@ def test_identify_accounts_for_every_byte(mcml, tmp_path, files, crop, kind):
     }  # fmt: skip
 
 
+def test_identify_as_json_has_the_same_names_for_every_file_and_skips_what_is_none(mcml, tmp_path, files):
+    for name in ("uniform", "adaptive"):
+        (tmp_path / f"{name}.mcml").write_bytes(files[name])
+    (tmp_path / "text.mcml").write_text("no such thing")
+    result = mcml("identify", ".", "--json")
+    adaptive, uniform = json.loads(result.stdout)["rows"]
+    assert result.returncode == 1 and result.stderr.startswith("mcml: text.mcml: ")
+    assert list(adaptive) == list(uniform) == [
+        *("file", "version", "width", "height", "bytes", "bpp", "model", "model_id", "maps", "rates"),
+        *("layers", "tiles", "tile_px", "stream_bytes", "map_bytes", "overhead_bytes"),
+        *("unusable_bytes", "digest", "chunks", "whole_chunks", "checksums"),
+    ]  # fmt: skip
+    assert (uniform["file"], uniform["bytes"]) == ("uniform.mcml", len(files["uniform"]))
+    assert json.loads(mcml("identify", "none.mcml", "--json").stdout) == {"rows": []}
+
+
 def test_identify_tells_how_much_of_a_cut_file_is_there(mcml, tmp_path, files):
     (tmp_path / "cut.mcml").write_bytes(files["layered"][:-6])
     (tmp_path / "text.mcml").write_text("no such thing")

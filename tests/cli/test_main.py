@@ -77,11 +77,11 @@ def test_the_help_of_every_command_explains_each_option_and_gives_valid_examples
         ("version", "unknown command 'version': known are"),
         ("evaluate a.mcml --codecs webp", "a.mcml is compressed already: `mcml compare ORIGINAL a.mcml`"),
         ("completion", "missing: SHELL; "),
-        ("completion tcsh", "invalid choice: 'tcsh'"),
+        ("completion tcsh", "unknown shell 'tcsh': known are bash, fish, zsh"),
         ("compress a.png -q 40", "unknown option -q; `mcml compress --help`"),
         ("compare a.png b.png c.png", "too many words: c.png; "),
         ("compare a.png", "missing: DECODED; "),
-        ("compress a.png --effort hi", "--effort: invalid choice: 'hi'"),
+        ("compress a.png --effort hi", "unknown --effort 'hi'"),
         ("evaluate photos", "missing: --codecs"),
         ("evaluate photos --codecs jpeg", "did you mean 'jpeg2000', 'jpeg420', 'jpeg444' or 'jpegxl'? known"),
         (
@@ -206,6 +206,19 @@ def test_the_progress_line_tells_what_is_done_inside_one_large_picture(tmp_path)
         assert process.returncode == 0
         places = [shown.find(text) for text in told]
         assert places == sorted(places) and min(places) >= 0, shown
+
+
+def test_the_progress_line_is_as_wide_as_the_terminal_that_shows_it(monkeypatch):
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 50, 0, 0))
+    with os.fdopen(end, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        Progress("files").update(0.5, "b" * 100)
+    assert (
+        os.read(terminal, 1 << 16).decode()
+        == "\r\x1b[K" + f"files [##########----------]  50 %  {'b' * 100}"[:49]
+    )
+    os.close(terminal)
 
 
 def test_where_stderr_is_no_terminal_lines_come_at_their_pace_and_the_last_one_always(capsys):

@@ -58,6 +58,21 @@ def test_latex_never_passes_a_special_character_as_it_stands(character):
         assert "a\\" in line and line != plain
 
 
+def test_on_a_terminal_one_row_and_rows_too_wide_are_lists_and_only_long_names_are_cut(monkeypatch, capsys):
+    long, wide = {"file": "f" * 99, "n": 1}, {f"column_{i}": i for i in range(9)}
+    monkeypatch.setenv("COLUMNS", "80")
+    output_.print_table([wide, wide])
+    assert len(capsys.readouterr().out.splitlines()) == 3  # what another program reads
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    output_.print_table([long])
+    assert capsys.readouterr().out == f"file  {'f' * 99}\nn     1\n"
+    output_.print_table([wide, wide])
+    assert capsys.readouterr().out.startswith("column_0  0\ncolumn_1  1\n")
+    output_.print_table([long, long])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and len(lines[1]) == 80 and lines[1].startswith("..f")
+
+
 # -------------------------------------------------------------------------------- provenance
 
 
