@@ -1,4 +1,4 @@
-"""The explorer in a real browser: by voila."""
+"""The explorer in a real browser: by voila, and its curtain in JupyterLab."""
 
 import io
 import os
@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
+import nbformat
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, portrait
 from PIL import Image
 
 from mcml.data.sets import image_set
@@ -128,3 +130,44 @@ def test_the_curtain_is_dragged_and_zoomed_to_pixels(page):
     shot = np.asarray(Image.open(io.BytesIO(stage.screenshot())).convert("RGB"))
     part = shot[100:160, 60:120].astype(int)
     assert (np.diff(part, axis=1).any((0, 2)).sum()) <= 10  # columns of pixels, each six wide
+
+
+def test_a_photograph_of_one_s_own_is_shown_and_a_bad_file_is_told(page):
+    def give(name, content):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="your own").click()
+        chooser.value.set_files({"name": name, "mimeType": "image/png", "buffer": content})
+
+    give("bad.png", b"no picture")
+    page.get_by_text("bad.png: not an image that can be read here").wait_for(timeout=WAIT_MS)
+    buffer = io.BytesIO()
+    Image.fromarray(portrait()).save(buffer, "PNG")
+    give("own.png", buffer.getvalue())
+    page.wait_for_function("document.querySelector('.curtain img').naturalWidth == 160", timeout=WAIT_MS)
+    assert page.get_by_label("picture", exact=True).input_value() == "own.png"
+    page.get_by_role("button", name="colour bias").click()
+    page.wait_for_selector(".curtain .mark:not([hidden])", timeout=WAIT_MS)
+
+
+def test_the_curtain_works_in_jupyterlab(browser, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    code = "import numpy as np\nfrom mcml.lab.curtain import Curtain, lossless\n"
+    code += "image = np.tile(np.uint8([[[9, 99, 199], [200, 10, 10]]]), (160, 80, 1))\n"
+    code += "Curtain(before=lossless(image), after=lossless(255 - image))"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / "curtain.ipynb")
+    options = ["--ServerApp.token=", "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}"]
+    for address in serve(tmp_path_factory, "jupyterlab", *options):
+        assert urllib.request.urlopen(address, timeout=30).status == 200
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{address}/lab/tree/curtain.ipynb", timeout=WAIT_MS)
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=WAIT_MS)
+        page.locator(".jp-Cell .cm-content").first.click(timeout=WAIT_MS)
+        page.keyboard.press("Shift+Enter")
+        page.wait_for_selector(".curtain .line", timeout=WAIT_MS)
+        shot = page.locator(".curtain .stage")
+        page.wait_for_function("document.querySelector('.curtain img').naturalWidth == 160", timeout=WAIT_MS)
+        pixels = np.asarray(Image.open(io.BytesIO(shot.screenshot())).convert("RGB")).reshape(-1, 3)
+        seen = {tuple(map(int, pixel)) for pixel in pixels}
+        assert {(9, 99, 199), (200, 10, 10), (246, 156, 56), (55, 245, 245)} <= seen
