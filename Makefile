@@ -73,7 +73,8 @@ site: $(DOCS) ## Render README, notebooks, documents, tables and API to docs/_bu
 
 # Cells that are text to be read are left out; --no-browser and a port by ARGS.
 explore: $(READY) ## Open the explorer: your photograph, any codec, a slider (ARGS=--no-browser)
-	@$(BIN)/voila notebooks/00_try_it.ipynb --TagRemovePreprocessor.enabled=True \
+	@$(BIN)/voila notebooks/00_try_it.ipynb --Voila.tornado_settings='{"websocket_max_message_size": 100000000}' \
+	  --TagRemovePreprocessor.enabled=True \
 	  --TagRemovePreprocessor.remove_cell_tags=article --TagRemovePreprocessor.remove_cell_tags=nbval-check-output $(ARGS)
 
 lint: $(READY) ## Format and lint code and notebooks, write the notebooks' text anew

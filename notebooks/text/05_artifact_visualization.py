@@ -131,7 +131,7 @@ output.figure("places", figure, caption, places)
 plt.show()
 
 # %% [markdown]
-# Figure 5.2: a square of the map is the mean of 8 x 8 pixels, over all codecs, bright where the artefact is worst. Blocking and blur lie on roof tiles and leaves, ringing along the edges that stand against the sky, colour bias in the open sky; the white squares, 56 pixels wide, hold most of each.
+# Figure 5.2: a square of the map is the mean of 8 x 8 pixels, over all codecs, bright where the artefact is worst. Blocking and blur lie on roof tiles and leaves, ringing along the edges that stand against the sky, colour bias in the open sky; the white squares, 56 pixels wide, are where the sum over a square is largest.
 
 # %%
 errors = one_photograph.set_index("codec").ciede2000
@@ -192,7 +192,7 @@ print("blocks outside the circle:", {name: f"{share:.0f} %" for name, share in o
 # %% [markdown]
 # ## A bias that no bit rate removes
 #
-# In the table AVIF, best by PSNR, SSIM and every unsigned colour difference, has the largest mean shift of a*. Is it a matter of bits? We shift the same centre crops through AVIF at three qualities and take the mean of $a^*_{decoded} - a^*_{original}$, and likewise for L* and b*. The last row has no codec at all: Y, Cb and Cr are rounded to whole levels and converted back.
+# In the table AVIF, of the classical codecs the best by PSNR, SSIM and every unsigned colour difference, has the largest mean shift of a*. Is it a matter of bits? We shift the same centre crops through AVIF at three qualities and take the mean of $a^*_{decoded} - a^*_{original}$, and likewise for L* and b*. The last row has no codec at all: Y, Cb and Cr are rounded to whole levels and converted back.
 
 # %%
 avif, rows = codec.get_codec("avif444_speed6"), []

@@ -272,7 +272,7 @@ output.figure("kodak_curves", figure, caption, gain.reset_index())
 plt.show()
 
 # %% [markdown]
-# Figure 6.5: differences, so that curves which lie close are seen apart: the line at 0 is AVIF at speed 6, up is better (`jpeg444` lies below most panels). The quick profile's order is not the whole story. On Kodak `scalar_fusion` is above AVIF at speed 6 in all six panels from 0.15 to 0.3 bits per pixel (28.20 against 28.08 dB at 0.15, 30.60 against 30.54 at 0.3), and its lead is in colour: a CIEDE2000 of 2.68 at 0.3, where AVIF has 3.00 at speed 6 and 2.88 at speed 2, HEVC 2.95 and VVC, which halves the resolution of colour, 2.84. In PSNR the slow presets are ahead (at 0.3 AVIF by 0.4 dB, HEVC by 0.9, VVC by 1.6), and its own curve flattens: from 0.5 bits per pixel on AVIF at speed 6 is ahead too, from 0.75 on JPEG 2000. `fusion`, the poster's bits, beats JPEG everywhere, and JPEG 2000 in colour and structure only.
+# Figure 6.5: differences, so that curves which lie close are seen apart: the line at 0 is AVIF at speed 6, up is better (`jpeg444` lies below most panels). The quick profile's order is not the whole story. On Kodak `scalar_fusion` is above AVIF at speed 6 in all six panels from 0.15 to 0.3 bits per pixel (28.20 against 28.08 dB at 0.15, 30.60 against 30.54 at 0.3), and its lead is in colour: a CIEDE2000 of 2.68 at 0.3, where AVIF has 3.00 at speed 6 and 2.88 at speed 2, HEVC 2.95 and VVC, which halves the resolution of colour, 2.84. In PSNR the slow presets are ahead (at 0.3 AVIF by 0.4 dB, HEVC by 0.9, VVC by 1.6), and its own curve flattens: from 0.5 bits per pixel on AVIF at speed 6 is ahead too, from 0.75 on JPEG 2000. `fusion`, the poster's bits, beats JPEG everywhere, and JPEG 2000 from 0.15 bits per pixel on in MS-SSIM, Lab, CIEDE2000 and angle, not in PSNR.
 
 # %%
 at = kodak_means[
@@ -367,7 +367,7 @@ ratios = {f"{name} over": total.div(total[name], axis=0).rdiv(1) for name in lea
 pd.concat(ratios).drop(columns=list(learned)).round(1)
 
 # %% [markdown]
-# Figure 6.6: a file of the binary codecs costs the decoder as much as the encoder or a little more, one of `scalar_fusion` about half, its encoder being the wider network. That is unlike JPEG 2000, WebP and AVIF, which search in the encoder and only follow orders in the decoder, in a fifth of the time or far less; JPEG, which searches little, is in between. A 15-block fusion decoder also reads luma's bits, so its networks take a little longer than the independent ones'.
+# Figure 6.6: a file of the binary codecs costs the decoder as much as the encoder or a little more, one of `scalar_fusion` about half, its encoder being the wider network. That is unlike JPEG 2000, WebP and AVIF, which search in the encoder and only follow orders in the decoder, in a fifth of the time or far less; JPEG searches little, and its decoder takes about as long as its encoder. A 15-block fusion decoder also reads luma's bits, so its networks take a little longer than the independent ones'.
 
 # %% [markdown]
 # ## Published curves, for context
