@@ -48,7 +48,7 @@ export function curtain(el) {
     tell(line, {"aria-valuenow": Math.round(100 * split)});
     stage.classList.toggle("whole", s === fit);
     images.forEach((image, i) => (tags[i].textContent = image.alt));
-    label.textContent = s < 1 ? `${Math.round(100 * s)} %` : `${s} : 1`;
+    label.textContent = `zoom ${s < 1 ? `${Math.round(100 * s)} %` : `${s} : 1`}`;
     mark.hidden = !box;
     if (box) ["top", "left", "width", "height"].forEach((side, i) =>
       (mark.style[side] = `${i < 2 ? [y, x][i] + s * box[i] : s * box[2]}px`));

@@ -133,7 +133,7 @@ def extend(
     began = time.perf_counter()
     calls = [
         partial(
-            picture_curve, path.absolute(), name, rates,
+            picture_curve, path, name, rates,
             {row["quality"]: row for row in points.get((name, path.stem), ())},
         )
         for name in codec_names for path in images.paths

@@ -57,9 +57,8 @@ def evaluate(
     if target_bpp is not None and len(target_bpp) == 0:
         raise UsageError("no rate to evaluate at: give some, or None for the codecs' own qualities")
     check_stems(list(paths))
-    # Absolute: a pool that is used again may have been started in another folder.
     calls = [
-        partial(_image_rows, path.absolute(), name, target_bpp, background)
+        partial(_image_rows, path, name, target_bpp, background)
         for path in paths for name in codec_names
     ]  # fmt: skip
     rows = [row for rows in side_by_side(calls, workers, progress) for row in rows]

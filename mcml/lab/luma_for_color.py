@@ -205,7 +205,7 @@ def measure(
         lacking = {name: model for name, model in cells.items() if Cell.named(name) not in known}
         if lacking:
             qualities = next(iter(known.values()), None)
-            calls.append(partial(picture_points, path.absolute(), lacking, rates, qualities=qualities))
+            calls.append(partial(picture_points, path, lacking, rates, qualities=qualities))
     run = {"cells": list(cells), "seconds": None, **provenance()}
     write_record(folder, record | about, run)
     began = time.perf_counter()

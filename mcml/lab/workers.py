@@ -9,6 +9,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -48,13 +50,21 @@ def side_by_side(
     pool = {"inner_max_num_threads": 1, "initializer": _watch, "initargs": (os.getpid(),)}
     with warnings.catch_warnings(), joblib.parallel_config("loky", **pool), one_thread():
         warnings.filterwarnings("ignore", message="A worker stopped")  # one grown large starts anew
-        for result in joblib.Parallel(count, return_as="generator")(joblib.delayed(c)() for c in calls):
+        for result in joblib.Parallel(count, return_as="generator")(
+            map(joblib.delayed(partial(_in_folder, Path.cwd())), calls)
+        ):
             results.append(result)
             if keep:
                 keep(result)
             if progress:
                 progress(len(results), len(calls))
     return results
+
+
+def _in_folder(folder: Path, call: Callable[[], Any]) -> Any:
+    """Make a call in a folder: a pool that is used again may have been started in another."""
+    os.chdir(folder)
+    return call()
 
 
 def _watch(parent: int) -> None:

@@ -134,7 +134,7 @@ def test_the_curtain_is_dragged_and_zoomed_to_pixels(page):
     stage.focus()
     for _ in range(4):
         page.keyboard.press("+")
-    assert page.locator(".curtain .zoom").inner_text() == "6 : 1"
+    assert page.locator(".curtain .zoom").inner_text() == "zoom 6 : 1"
     shot = np.asarray(Image.open(io.BytesIO(stage.screenshot())).convert("RGB"))
     part = shot[100:160, 60:120].astype(int)
     assert (np.diff(part, axis=1).any((0, 2)).sum()) <= 10  # columns of pixels, each six wide

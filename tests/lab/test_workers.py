@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -66,3 +67,10 @@ time.sleep(600)"""
     parent.send_signal(number)
     assert not psutil.wait_procs(children, timeout=60)[1]
     parent.wait(timeout=60)
+
+
+def test_workers_of_a_pool_that_is_used_again_are_in_the_caller_s_folder(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert side_by_side([Path.cwd] * 2, 2) == [tmp_path / name] * 2
