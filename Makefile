@@ -35,9 +35,11 @@ paper: $(FLOW) ## Remake every table: PROFILE=quick, released (shipped weights, 
 	@$(BIN)/snakemake --snakefile workflow/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --nolock \
 	  --rerun-incomplete --show-failed-logs --quiet rules --config profile=$(PROFILE) $(ARGS)
 
+# One thread each: those of two processes on two cores wait for each other, ten times as long.
 test: $(FLOW) $(DOCS) ## Run the whole test suite, notebooks included
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" --nbval --nbval-current-env $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" \
+	  --nbval --nbval-current-env $(ARGS)
 
 test-slow: $(FLOW) ## Run what is too long for every time
 	@$(BIN)/python -m pytest -m slow $(ARGS)

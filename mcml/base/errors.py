@@ -49,7 +49,8 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the question whether one of `known` was meant that begin like `name` or are like it; or ""."""
-    begin = [known_name for known_name in known if name and known_name.startswith(str(name))]
-    close = begin or difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    name, names = str(name).lower(), {known_name.lower(): known_name for known_name in known}
+    begin = [names[low] for low in names if name and low.startswith(name)]
+    close = begin or [names[low] for low in difflib.get_close_matches(name, names, n=1, cutoff=0.6)]
     *others, last = map(repr, close or [""])
     return f"did you mean {', '.join(others)}{' or ' * bool(others)}{last}? " if close else ""

@@ -15,8 +15,9 @@ def test_choose_returns_a_known_name():
 @pytest.mark.parametrize(
     "name, hint",
     [
+        ("JPEG42", "did you mean 'jpeg420'? "),  # whatever the case
         ("jpg420", "did you mean 'jpeg420'? "),
-        ("jpeg", "did you mean 'jpeg420' or 'jpeg444' or 'jpegxl'? "),  # the beginning of several
+        ("jpeg", "did you mean 'jpeg420', 'jpeg444' or 'jpegxl'? "),  # the beginning of several
         ("zzzz", ""),
         ("", ""),
     ],

@@ -71,7 +71,7 @@ def test_every_listed_codec_is_found_by_its_name():
 
 
 @pytest.mark.parametrize(
-    "name, meant", [("jpg420", "'jpeg420'"), ("jpeg", "'jpeg2000' or 'jpeg420' or 'jpeg444' or 'jpegxl'")]
+    "name, meant", [("jpg420", "'jpeg420'"), ("jpeg", "'jpeg2000', 'jpeg420', 'jpeg444' or 'jpegxl'")]
 )
 def test_an_unknown_codec_names_the_nearest_and_the_beginning_of_names_all_of_them(name, meant):
     with pytest.raises(UsageError, match=f"unknown codec '{name}': did you mean {meant}"):
