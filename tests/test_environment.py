@@ -95,10 +95,12 @@ def test_makefile_and_ci_use_the_lock():
 def test_nothing_in_the_repository_names_a_machine_or_a_registry():
     # spelled in pieces, so that this file does not name them itself
     bad = re.compile("/" + "work/|/" + r"root/|/home/\w+/|py" + r"pi\.org|python" + r"hosted\.org")
-    for path in ROOT.rglob("*"):
-        ours = path.relative_to(ROOT).parts[0] not in (".git", ".venv", "results")
-        ours = ours and "_build" not in path.parts
-        if ours and path.suffix in TEXTS and path.is_file():
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a checkout: nothing tells what belongs to the repository")
+    for path in (ROOT / name for name in listed.stdout.split("\0")):  # others' builds come and go meanwhile
+        if path.suffix in TEXTS and path.is_file():
             assert not bad.search(path.read_text("utf-8")), path
 
 

@@ -76,7 +76,7 @@ class LearnedCodec:
         self.name = self.folder.name if Path(model).is_dir() else str(model)
         self.identity = identity(self.folder)
         self.quality_range = QualityRange(0.0, FULL, "real")
-        self.progress: Callable[[float], object] = float  # called with the share that networks have done
+        self.progress: Callable[[float], object] = float  # told the share that is done; nobody listens
         self.config = read_config(self.folder)
         self.scalar = is_scalar(self.config)
         self.encoder_settings = dict(self.config.get("encoder", {}))  # no matter to decoders

@@ -79,20 +79,18 @@ class Explorer:
 
     def _code(self, quality: float) -> tuple[bytes, dict, float]:
         """Return a file, of a learned codec what the entropy decoder would read from it, and the seconds."""
-        began = time.perf_counter()
-        data, codes = self._file(quality)
-        return data, codes, time.perf_counter() - began
-
-    def _file(self, quality: float) -> tuple[bytes, dict]:
-        codec, analysis = self.codec, self.analysis
+        codec, codes, began = self.codec, {}, time.perf_counter()
         if not self.learned:
-            return codec.encode(self.image, quality), {}
-        if not codec.scalar:
-            data = codec.pack(analysis, quality).data
+            data = codec.encode(self.image, quality)
+        elif codec.scalar:
+            kept = dict[tuple, CodedStream]()
+            codec.quality_range.check(quality, codec.name)
+            with one_thread():
+                header = codec.header(self.analysis)
+                data = codec.coder.write(header, self.analysis, quality, kept=kept).data
+            codes = {name[0]: coded.symbols for name, coded in kept.items()}
+        else:
+            data = codec.pack(self.analysis, quality).data
             header, _ = container.read_header(data)
-            return data, {k: (bits, codec.coder.uniform(header, k)) for k, bits in analysis.bits.items()}
-        kept = dict[tuple, CodedStream]()
-        codec.quality_range.check(quality, codec.name)
-        with one_thread():
-            data = codec.coder.write(codec.header(analysis), analysis, quality, kept=kept).data
-        return data, {name[0]: coded.symbols for name, coded in kept.items()}
+            codes = {k: (bits, codec.coder.uniform(header, k)) for k, bits in self.analysis.bits.items()}
+        return data, codes, time.perf_counter() - began

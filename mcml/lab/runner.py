@@ -37,7 +37,7 @@ from mcml.lab.parameters import CHECKS, CODECS, DATA_SETS, check_parameters, loa
 Progress = Callable[[str, int, int], None]  # notebook, cells done, cells in all
 NO_NUMBERS = (  # what decides none: caches, hidden files, and what runs notebooks and prints
     *("*__pycache__*", "cache/*", ".*", "*/.*"),
-    *("__main__.py", "cli/*", "lab/runner.py", "lab/report.py", "lab/templates/*"),
+    *("__main__.py", "cli/*", "lab/runner.py", "lab/report.py", "lab/prose.py", "lab/templates/*"),
 )
 
 
