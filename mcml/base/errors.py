@@ -24,11 +24,17 @@ class DataError(McmlError):
 
 
 class StoppedError(KeyboardInterrupt):
-    """Ctrl-C was pressed or SIGTERM came; no ``except Exception`` of a library takes it for its own."""
+    """Ctrl-C was pressed or SIGTERM came; no ``except Exception`` of a library takes it for its own.
 
-    def __init__(self, number: int, then: str = "what was finished is kept") -> None:
-        super().__init__(f"{'interrupted' if number == signal.SIGINT else 'terminated'}; {then}")
-        self.exit_code = 128 + number
+    `then` says what is left of the work: a command that keeps some of it says so.
+    """
+
+    def __init__(self, number: int, then: str = "nothing was written") -> None:
+        super().__init__(number)
+        self.then, self.exit_code = then, 128 + number
+
+    def __str__(self) -> str:
+        return f"{'interrupted' if self.exit_code == 128 + signal.SIGINT else 'terminated'}; {self.then}"
 
 
 class CorruptStreamError(DataError):
@@ -37,6 +43,16 @@ class CorruptStreamError(DataError):
 
 class UnsupportedStreamError(DataError):
     """A compressed file that needs another version, model or limit than is here."""
+
+
+def explained(error: BaseException) -> BaseException:
+    """Return an error as one of ours: a library's, out of one file's work, is a `DataError` of that file."""
+    if isinstance(error, (McmlError, StoppedError)):
+        return error
+    text = next(iter(str(error).strip().splitlines()), "without a reason")
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return DataError("needs more memory than there is")
+    return DataError(f"cannot be worked on ({text}; --debug shows where)")
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:

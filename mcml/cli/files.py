@@ -12,8 +12,16 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcml.base.errors import CorruptStreamError, DataError, UsageError
-from mcml.base.files import atomic_write, check_writable, is_seen, read_bytes
+from mcml.base.errors import CorruptStreamError, DataError, StoppedError, UsageError
+from mcml.base.files import (
+    atomic_write,
+    check_writable,
+    is_device,
+    is_seen,
+    read_bytes,
+    shown,
+    unwritable,
+)
 from mcml.cli.main import (
     BACKGROUND,
     MODEL,
@@ -23,7 +31,6 @@ from mcml.cli.main import (
     fail,
     number,
     print_rows,
-    shown,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +45,8 @@ def add_commands(commands: Any) -> None:
     add = add_command(commands, compress)
     add("words", nargs="+", metavar="IMAGE", help="files, folders of them, or patterns as 'photos/*.png'")
     add("--bpp", type=number(float, 1e-4, 24), help="bits per pixel to hit (default: 0.3 without --quality)")
-    add("--quality", type=number(float, 0, 100), metavar="Q", help="the dial, 0 to 100, instead of --bpp")
+    dial = {"metavar": "Q", "help": "the dial, 0 to 100, instead of --bpp; --rate is its former name"}
+    add("--quality", "--rate", type=number(float, 0, 100), **dial)
     add("--model", default="scalar_fusion", help="a released model, or a model's folder", **MODEL)
     out = "file, or folder for several (default: beside each image as .mcml)"
     add("-o", "--output", default="", metavar="PATH", help=out)
@@ -119,7 +127,7 @@ def compress(options: argparse.Namespace) -> None:
         data = nearest.data if nearest else attempt(quality)
         seconds = time.perf_counter() - began
         row = {
-            "file": shown(made), "image": shown(source), "width": image.shape[1], "height": image.shape[0],
+            "file": str(made), "image": str(source), "width": image.shape[1], "height": image.shape[0],
             "model": codec.name, "bytes": len(data), "bpp": bits_per_pixel(data, image), "quality": quality,
         }  # fmt: skip
         if options.metrics and image[..., 0].size > MEASURED_PX:
@@ -135,7 +143,7 @@ def compress(options: argparse.Namespace) -> None:
             note += f"; on this image it reaches {low:.4f} to {high:.4f} bpp"
             if low < nearest.target_bpp < high:
                 note += ", in steps that are coarse on so few pixels"
-        atomic_write(made, data)
+        atomic_write(made, data, overwrite=options.overwrite)
         return {**row, "seconds": seconds}, note
 
     _each(options, pairs, work, ("file", "bytes", "bpp", "quality", "psnr", "ciede2000", "seconds"))
@@ -168,16 +176,20 @@ def decompress(options: argparse.Namespace) -> None:
     from mcml.data.images import write_png
 
     headers: dict[Path, Header] = {}
+    piped: dict[Path, bytes] = {}
     for path in find_inputs(options, {SUFFIX}, f"{SUFFIX} file"):
         try:
-            headers[path], _ = read_header(read_bytes(path))
-        except DataError as error:  # told before an output that is in the way
+            data = read_bytes(path)
+            headers[path], _ = read_header(data)
+            if is_device(path):  # a pipe is read once
+                piped[path] = data
+        except Exception as error:  # told before an output that is in the way
             fail(options, error, path)
     pairs = pair_outputs(list(headers), options, ".png", ".decoded.png")
     codec_for = decoder(options)
 
     def work(source: Path, made: Path, progress: Callable[..., None]) -> tuple[dict[str, Any], str]:
-        data, header, note = read_bytes(source), headers[source], ""
+        data, header, note = piped.get(source) or read_bytes(source), headers[source], ""
         codec = codec_for(header.model)
         _ = codec.model  # loaded now: it counts to no file's seconds
         codec.progress = lambda share: progress(0.2 + 0.8 * share, "decoding")
@@ -197,9 +209,9 @@ def decompress(options: argparse.Namespace) -> None:
                 note = "cut short or damaged: grey where the colour of a tile is missing, or all of it"
             elif not decoded.layers and not options.luma_only:
                 note += "; grey, for of the first only luma is"
-        write_png(made, decoded.image)
+        write_png(made, decoded.image, overwrite=options.overwrite)
         row = {
-            "output": shown(made), "file": shown(source), "width": header.width, "height": header.height,
+            "output": str(made), "file": str(source), "width": header.width, "height": header.height,
             "model": codec.name, "layers": decoded.layers, "layers_in_file": header.layers,
             "seconds": time.perf_counter() - began,
         }  # fmt: skip
@@ -233,15 +245,15 @@ def identify(options: argparse.Namespace) -> None:
     for path in find_inputs(options, {SUFFIX}, f"{SUFFIX} file"):
         try:
             content, error = describe(read_bytes(path))
-            rows.append({"file": shown(path), **content})
-        except DataError as caught:
+            rows.append({"file": str(path), **content})
+        except Exception as caught:
             error = caught
         if error is not None:
             fail(options, error, path)
     if options.json:
         print_rows(options, rows, ())
     elif rows:
-        print("\n\n".join(map(block, rows)))
+        print("\n\n".join(block({**row, "file": shown(row["file"])}) for row in rows))
 
 
 def find_inputs(
@@ -300,6 +312,11 @@ def pair_outputs(
         made = path.with_suffix(beside or suffix)
         if output:
             made = folder / path.with_suffix(suffix).name if many or is_folder else folder
+        try:
+            made.is_dir()
+        except OSError as error:  # its name is too long, or its folder is closed to us
+            fail(options, unwritable(made, error))
+            continue
         if (place := _place(made)) in pairs:
             raise UsageError(f"{pairs[place][0]} and {path} would both become {made}: rename one")
         if place in inputs or made.is_dir():
@@ -307,7 +324,7 @@ def pair_outputs(
             raise UsageError(f"{made} is {what}: give another --output")
         if made.suffix.lower() != suffix:
             raise UsageError(f"--output {output}: expected a name in {suffix}, or a folder's in /")
-        if made.exists() and not options.overwrite:
+        if made.exists() and not options.overwrite and not is_device(made):
             raise UsageError(f"{made} exists: name another with -o, or --overwrite replaces it")
         pairs[place] = path, made
     return list(pairs.values())
@@ -323,9 +340,15 @@ def _each(
 
     Work calls what it is given with the share that is done and what is being done.
     """
-    for made in {made.parent: made for _, made in pairs}.values():
-        check_writable(made)
     rows: list[dict[str, Any]] = []
+    closed = set()
+    for folder, made in {made.parent: made for _, made in pairs}.items():
+        try:
+            check_writable(made)
+        except DataError as error:
+            fail(options, error)
+            closed.add(folder)
+    pairs = [(source, made) for source, made in pairs if made.parent not in closed]
     try:
         with Progress(options.run.__name__) as progress:
             for done, (source, made) in enumerate(pairs):
@@ -340,9 +363,14 @@ def _each(
                     rows.append(row)
                     if note:
                         progress.say(f"note: {shown(source)}: {note}")
-                except DataError as error:
+                except UsageError:
+                    raise
+                except Exception as error:
                     progress.clear()
                     fail(options, error, source)
+    except StoppedError as stopped:
+        stopped.then = "what was finished is kept"
+        raise
     finally:  # what is finished is shown after Ctrl-C too
         if rows or options.json:
             print_rows(options, rows, brief)

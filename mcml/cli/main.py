@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
-import json
 import math
 import os
 import re
@@ -20,7 +19,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mcml import __version__
-from mcml.base.errors import McmlError, StoppedError, UsageError, choose, nearest
+from mcml.base.errors import (
+    DataError,
+    McmlError,
+    StoppedError,
+    UsageError,
+    choose,
+    explained,
+    nearest,
+)
+from mcml.base.files import legible, shown, to_json
 
 ABOUT = "Multi-channel multi-loss image compression: colour metrics, codecs, networks, notebooks."
 
@@ -33,15 +41,33 @@ def main() -> NoReturn:
         argcomplete.autocomplete(parser())
 
     def stop(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)  # whoever asks twice need not wait
         raise StoppedError(number)
 
+    _mend_streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     sys.exit(run(sys.argv[1:]))
 
 
+def _mend_streams() -> None:
+    """Let no letter fail on a screen, nor a file take the place of a standard stream that is closed."""
+    for number, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:  # what reads standard input or writes standard output then fails
+            os.open(os.devnull, flags)
+    for number, stream in ((1, "stdout"), (2, "stderr")):  # anew: what could not be written stays in it
+        look = {"encoding": getattr(getattr(sys, stream), "encoding", "utf-8"), "errors": "backslashreplace"}
+        setattr(sys, stream, os.fdopen(number, "w", -1 if number == 1 else 1, closefd=False, **look))
+
+
 def run(words: Sequence[str]) -> int:
-    """Run a command line; return 0, 1 for bad data, 2 for bad words, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Run a command line and return its exit code.
+
+    0, 1 for bad data, 2 for bad words, 130 after Ctrl-C, 143 after SIGTERM, 141 where who reads our output
+    has seen enough, as `head`.
+    """
     options = argparse.Namespace(debug="--debug" in words, failed=False)
     words = [word for word in words if word != "--debug"]
     if words[:1] == ["help"]:
@@ -57,22 +83,47 @@ def run(words: Sequence[str]) -> int:
         command = commands[choose("command", words[0], commands)]
         command.parse_intermixed_args(words[1:], options)  # options may stand between files
         options.run(options)
-        sys.stdout.flush()
-        return int(options.failed)
+        code = int(options.failed)
     except (McmlError, StoppedError) as error:
         fail(options, error)
-        return error.exit_code
+        code = error.exit_code
     except SystemExit as ended:  # argparse after --help and --version
-        return int(ended.code or 0)
-    except BrokenPipeError:  # who reads our output, as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        code = int(ended.code or 0)
     except Exception as error:
-        if options.debug:
-            raise
-        fault = f"{type(error).__name__}: {error}"
-        print(f"mcml: a fault of mcml itself, {fault} (--debug shows where)", file=sys.stderr)
-        return 1
+        code = 1
+        if not (isinstance(error, OSError) and _unflushed()):
+            if options.debug:
+                raise
+            tell(f"mcml: a fault of mcml itself: {explained(error)}")
+    if error := _unflushed():
+        _discard(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        tell(f"mcml: standard output: cannot be written ({error.strerror})")
+        code = code or 1
+    return code
+
+
+def _unflushed() -> OSError | None:
+    """Return why standard output cannot be written, if that is so."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
+
+
+def _discard(stream: Any) -> None:
+    """Let a standard stream that cannot be written swallow what is left in it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def tell(text: str, end: str = "\n") -> None:
+    """Print to stderr; if it cannot be written the work goes on without."""
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
 
 
 def parser() -> Parser:
@@ -245,35 +296,23 @@ def print_rows(
 
     JSON keeps full precision; what is infinite or not a number is null.
     """
-    from mcml.base.files import plain
     from mcml.lab.output import print_table
 
-    def strict(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: strict(of) for name, of in value.items()}
-        if isinstance(value, list):
-            return list(map(strict, value))
-        value = None if value is None else plain(value)
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
     if options.json:
-        print(json.dumps(strict(content or {"rows": list(rows)}), indent=2))
+        print(to_json(content or {"rows": list(rows)}))
         return
     print_table([{k: row[k] for k in (row if options.all else brief) if k in row} for row in rows])
-
-
-def shown(path: Path) -> str:
-    """Return a path that can be printed, whatever bytes it has."""
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def fail(options: argparse.Namespace, error: BaseException, path: Path | None = None) -> None:
     """Print an error's sentence, which names the file that it is about; a command that goes on ends in 1."""
     options.failed = True
     if options.debug:
-        traceback.print_exception(error)
-    named = path is None or str(error).startswith(f"{path}: ")
-    print(f"mcml: {error}" if named else f"mcml: {shown(path)}: {error}", file=sys.stderr)
+        tell("".join(traceback.format_exception(error)), end="")
+    text = str(error := explained(error))
+    if path is not None and not text.startswith(f"{path}: "):
+        text = f"{path}: {text}"
+    tell(f"mcml: {shown(text) if isinstance(error, (DataError, UsageError)) else legible(text)}")
 
 
 class Progress(contextlib.AbstractContextManager):
@@ -302,7 +341,7 @@ class Progress(contextlib.AbstractContextManager):
             with contextlib.suppress(OSError):
                 columns = os.get_terminal_size(sys.stderr.fileno()).columns  # stdout's may be another
             columns = columns or shutil.get_terminal_size().columns
-            print(line[: columns - 1], end="", file=sys.stderr, flush=True)
+            tell(line[: columns - 1], end="")
         elif self.every_s is not None and (share >= 1 or now - self.printed >= self.every_s):
             self.printed = now
             self.say(line)
@@ -310,12 +349,12 @@ class Progress(contextlib.AbstractContextManager):
     def say(self, line: str) -> None:
         """Print a line above the progress."""
         self.clear()
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
 
     def clear(self) -> None:
         """Wipe the line, so that something else can be printed."""
         if self.is_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            tell("\r\x1b[K", end="")
 
     def __exit__(self, *_: object) -> None:
         self.clear()

@@ -90,11 +90,11 @@ def check_rgb8(image: np.ndarray, name: str = "image") -> np.ndarray:
     raise DataError(f"{name}: expected (H, W, 3) uint8 sRGB, got {got}")
 
 
-def write_png(path: str | Path, image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 sRGB as PNG, atomically."""
+def write_png(path: str | Path, image: np.ndarray, *, overwrite: bool = True) -> None:
+    """Write (H, W, 3) uint8 sRGB as PNG, atomically: see `atomic_write`."""
     buffer = io.BytesIO()
     Image.fromarray(check_rgb8(image)).save(buffer, "PNG")
-    atomic_write(Path(path), buffer.getvalue())
+    atomic_write(Path(path), buffer.getvalue(), overwrite=overwrite)
 
 
 def check_stems(paths: Sequence[Path]) -> None:

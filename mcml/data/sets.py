@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mcml.base.errors import DataError, UsageError, choose
-from mcml.base.files import in_checkout, repo_root, sha256
+from mcml.base.files import expanded, in_checkout, repo_root, sha256
 from mcml.data.images import check_stems, data_digest, list_images, read_image
 
 NEAR_DUPLICATE = 10  # bits of 64 by which perceptual hashes of "the same" picture may differ
@@ -64,7 +64,7 @@ def data_folders() -> list[Path]:
     one), so that a notebook and the command line mean the same folder. `DataError` if none exists.
     """
     value = os.environ.get("MCML_DATA", "")
-    folders = [Path(part).expanduser() for part in value.split(os.pathsep) if part]
+    folders = [expanded(part) for part in value.split(os.pathsep) if part]
     if in_checkout():
         folders = [f if f.is_dir() else repo_root() / f for f in folders]
     if folders and not any(f.is_dir() for f in folders):
@@ -91,7 +91,7 @@ def image_set(dataset: str, max_images: int = 0) -> ImageSet:
 
 
 def _folder(name: str) -> ImageSet:
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_file():
         raise DataError(f"{name} is a file: give the folder that holds it")
     if not name or not folder.is_dir():

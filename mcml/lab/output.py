@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import io
-import json
 import math
 import os
 import platform
@@ -22,7 +21,7 @@ from typing import Any
 
 from mcml.base import files
 from mcml.base.errors import DataError
-from mcml.base.files import Row, columns_of, in_checkout, plain, repo_root, to_csv
+from mcml.base.files import Row, columns_of, expanded, in_checkout, plain, repo_root, shown, to_csv, to_json
 
 PACKAGES = ("numpy", "scipy", "pandas", "pillow", "pillow-jxl-plugin", "scikit-image", "torch", "matplotlib")
 DIGITS = {  # decimals in rounded tables; CSV keeps everything
@@ -35,7 +34,7 @@ OLD_S = 7 * 86400  # age at which the files of a run that never finished are tak
 def results_root() -> Path:
     """Return ``MCML_RESULTS`` or ``results`` of the checkout; of the current folder, if installed."""
     home = repo_root() if in_checkout() else Path()
-    return Path(os.environ.get("MCML_RESULTS") or home / "results").expanduser().resolve()
+    return expanded(os.environ.get("MCML_RESULTS") or home / "results").resolve()
 
 
 # ---------------------------------------------------------------------------------- tables
@@ -60,7 +59,7 @@ def _lines(rows: Sequence[Row]) -> list[list[str]]:
     """Return the columns' names and then the rows, rounded, each text on one line."""
     columns = columns_of(rows)
     lines = [columns, *([format_value(c, row.get(c)) for c in columns] for row in rows)]
-    return [[" ".join(text.split()) for text in line] for line in lines]
+    return [[shown(" ".join(text.split())) for text in line] for line in lines]
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
@@ -118,9 +117,13 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def _git(*arguments: str) -> str:
+    """Return what git says of this checkout; "" where there is none, whatever repository is around it."""
     try:
         command = ["git", "-C", str(repo_root()), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        own["GIT_CEILING_DIRECTORIES"] = str(repo_root().parent)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=own)
+        return done.stdout.strip()
     except (DataError, OSError, subprocess.SubprocessError):  # no checkout, or no git
         return ""
 
@@ -217,6 +220,6 @@ class Output:
             "seconds": round(time.perf_counter() - self._began, 1),
             "files": dict(sorted(self._files.items())),
         }
-        self._write("run.json", json.dumps({**self._record, **provenance(), **ended}, indent=2) + "\n")
+        self._write("run.json", to_json({**self._record, **provenance(), **ended}) + "\n")
         files.replace_folder(self._scratch, self.folder)
         return self.folder

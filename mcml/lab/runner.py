@@ -8,7 +8,6 @@ was made from. Killed at any moment, a run leaves whole results or none.
 from __future__ import annotations
 
 import ast
-import fcntl
 import hashlib
 import json
 import logging
@@ -28,7 +27,15 @@ from typing import Any, NamedTuple
 import psutil
 
 from mcml.base.errors import DataError, McmlError, StoppedError, UsageError, choose
-from mcml.base.files import atomic_write, check_writable, replace_folder, repo_root, sha256
+from mcml.base.files import (
+    atomic_write,
+    check_writable,
+    expanded,
+    lock,
+    replace_folder,
+    repo_root,
+    sha256,
+)
 from mcml.codec.interface import get_codec
 from mcml.data.sets import data_folders, image_set, registry
 from mcml.lab.output import command_line, results_root
@@ -166,7 +173,7 @@ def _parameters(notebook: str, defaults: dict[str, Any], values: dict[str, Any])
 
 def _absolute(word: str) -> str:
     """Make a folder's path absolute, since kernels run in another folder; leave a name as it is."""
-    folder = Path(word).expanduser()
+    folder = expanded(word)
     return str(folder.resolve()) if folder.is_dir() else word
 
 
@@ -353,10 +360,5 @@ def _stopped_by_signals() -> Iterator[list[int]]:
 def _lock(folder: Path, name: str, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Let one run at a time work on a notebook, or the report; the system frees the lock of a killed one."""
     check_writable(file := folder / f".{name}.lock")
-    with open(file, "a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"{name}: another run is at work on it, waiting for its end")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    with lock(file, lambda: say(f"{name}: another run is at work on it, waiting for its end")):
         yield
