@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import io
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image
 
 from mcml.base.errors import DataError
-from mcml.data.color import ColorSpace, RgbSpace, of_cicp
+from mcml.data.color import ColorSpace, of_cicp
 from mcml.data.jpeg import read_jpeg
-from mcml.data.picture import Picture, check_size, decoder, rgb_of_ycc, samples_of, turn_of
+from mcml.data.picture import Picture, check_size, decoder, rgb_of_ycc
 
 
 def _boxes(raw: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
-    """Yield type, start and end of each box's content (ISO/IEC 14496-12, 4.2)."""
-    end = len(raw) if end is None else end
+    """Yield type, start and end of each box's content (ISO/IEC 14496-12, 4.2).
+
+    Of a whole file (`end` is None) as many as there are: something else may follow.
+    """
+    whole, end = end is None, len(raw) if end is None else end
     while start + 8 <= end:
         size, kind = struct.unpack_from(">I4s", raw, start)
         head = 8
         if size == 1 and start + 16 <= end:
             size, head = int.from_bytes(raw[start + 8 : start + 16]), 16
         stop = end if size == 0 else start + size
+        if (stop < start + head or stop > end) and whole:
+            return
         if stop < start + head or stop > end:
             raise DataError(f"damaged: its box {kind!r} ends early")
         yield kind, start + head, stop
@@ -32,20 +36,13 @@ def _boxes(raw: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple
 
 def read_jpeg2000(raw: bytes) -> Picture:
     """JPEG 2000: the first `colr` box that can be followed (ISO/IEC 15444-1, annex I), 1 to 16 bits."""
-    head: dict[bytes, bytes] = {}
-    spaces, code = [], (0, len(raw))
-    if raw[4:8] == b"jP  ":
-        for kind, start, end in _boxes(raw):
-            if kind == b"jp2h":
-                for inner, at, stop in _boxes(raw, start, end):
-                    head.setdefault(inner, raw[at:stop])
-                    spaces += [raw[at:stop]] * (inner == b"colr")
-            elif kind == b"jp2c":
-                code = start, end
-                break
-    codestream = raw[slice(*code)]
-    if codestream[:4] != b"\xff\x4f\xff\x51" or codestream.rstrip(b"\0")[-2:] != b"\xff\xd9":
+    head, spaces, codestream = _jp2_boxes(raw)
+    end = codestream.rfind(b"\xff\xd9")  # which cannot stand in coded data
+    if codestream[:4] != b"\xff\x4f\xff\x51" or end < 0:
         raise DataError("damaged: its codestream ends early")
+    codestream = codestream[: end + 2]
+    if b"\0" * (_empty_packets(codestream) + 16) in codestream:
+        raise DataError("damaged: some of its pixels are zeroed")
     right, bottom, left, top_edge = struct.unpack(">4I", codestream[8:24])
     check_size(right - left, bottom - top_edge)
     depths = codestream[42 : 42 + 3 * int.from_bytes(codestream[40:42]) : 3]
@@ -58,19 +55,51 @@ def read_jpeg2000(raw: bytes) -> Picture:
     if b"pclr" in head:
         samples, top = _jp2_palette(head[b"pclr"], head.get(b"cmap", b""), samples)
     channels, space, is_sycc = _jp2_space(spaces, samples.shape[2])
-    kinds = {i: (0, i + 1) for i in range(channels)}  # of each channel: 0 colour, 1 or 2 opacity; its place
-    if b"cdef" not in head and samples.shape[2] == channels + 1:
-        kinds[channels] = 1, 0
-    for number, kind, place in struct.iter_unpack(">3H", head.get(b"cdef", b"")[2:]):
-        kinds[number] = kind, place
-    colors = [i for i, (kind, _) in sorted(kinds.items(), key=lambda item: item[1][1]) if kind == 0]
-    opacity = [i for i, (kind, _) in kinds.items() if kind in (1, 2)]
-    alpha = samples[..., opacity[0]] if opacity else None
-    premultiplied = bool(opacity) and kinds[opacity[0]][0] == 2
-    samples = samples[..., colors[:channels]]
+    colors, opacity, premultiplied = _jp2_channels(head.get(b"cdef", b""), channels, samples.shape[2])
+    alpha = None if opacity is None else samples[..., opacity]
+    samples = samples[..., colors]
     if is_sycc:
         samples = rgb_of_ycc(samples, top)
     return Picture(samples, top, space, alpha, premultiplied)
+
+
+def _jp2_boxes(raw: bytes) -> tuple[dict[bytes, bytes], list[bytes], bytes]:
+    """Return the boxes of the header, all of those that name a colour space, and the codestream."""
+    head: dict[bytes, bytes] = {}
+    spaces: list[bytes] = []
+    if raw[4:8] != b"jP  ":
+        return head, spaces, raw
+    for kind, start, end in _boxes(raw):
+        if kind == b"jp2h":
+            for inner, at, stop in _boxes(raw, start, end):
+                head.setdefault(inner, raw[at:stop])
+                spaces += [raw[at:stop]] * (inner == b"colr")
+        elif kind == b"jp2c":
+            return head, spaces, raw[start:end]
+    return head, spaces, b""
+
+
+def _jp2_channels(cdef: bytes, channels: int, count: int) -> tuple[list[int], int | None, bool]:
+    """Return which of `count` channels are colour, in their order, which is opacity, and if premultiplied."""
+    told = list(struct.iter_unpack(">3H", cdef[2:]))  # number, 0 colour or 1 or 2 opacity, place from 1
+    if not told:
+        told = [(i, 0, i + 1) for i in range(channels)] + [(channels, 1, 0)] * (count == channels + 1)
+    colors = [number for place, number in sorted((place, number) for number, kind, place in told if not kind)]
+    opacity = [(number, kind == 2) for number, kind, _ in told if kind in (1, 2)]
+    if len(colors) != channels or count < len(told) or (not cdef and count > channels + 1):
+        raise DataError(f"its {count} channels are not those of its colour space; convert it to sRGB")
+    return colors, *(opacity[0] if opacity else (None, False))
+
+
+def _empty_packets(codestream: bytes) -> int:
+    """Return how many packets a tile has: as many zeros in a row are whole in a flat picture (A.6.1, B.9)."""
+    place = 2
+    while codestream[place : place + 2] not in (b"\xff\x52", b""):
+        place += 2 + int.from_bytes(codestream[place + 2 : place + 4])
+    has_precincts, _, layers, _, levels = struct.unpack_from(">BBHBB", codestream, place + 4)
+    if has_precincts & 1:
+        return len(codestream)  # as many as a picture may have
+    return layers * (levels + 1) * int.from_bytes(codestream[40:42])
 
 
 def _levels(samples: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
@@ -114,61 +143,146 @@ def _jp2_space(boxes: list[bytes], count: int) -> tuple[int, ColorSpace, bool]:
 
 
 def read_avif(raw: bytes) -> Picture:
-    """AVIF: an ICC profile, else the nclx of the primary item; irot and imir turn it, EXIF does not."""
-    told = {b"colr": [], b"pixi": [], b"av1C": []}
-    for kind, content in _primary_properties(raw):
-        told.setdefault(kind, []).append(content)
-    space = next((_nclx(box) for box in told[b"colr"] if box[:4] == b"nclx"), None)
-    bits = max([8, *(n for box in told[b"pixi"] for n in box[5:]),
-                *(8 + 2 * (box[2] >> 6 & 1) * (1 + (box[2] >> 5 & 1)) for box in told[b"av1C"])])  # fmt: skip
-    with Image.open(io.BytesIO(raw), formats=["AVIF"]) as image:
-        check_size(*image.size)
-        if image.n_frames > 1:
-            raise DataError(f"holds {image.n_frames} frames; give a single picture")
-        icc = {"space": image.info.get("icc_profile") or space, "orientation": turn_of(image.getexif)}
-        if bits == 8:
-            return samples_of(image, icc)
-    samples = decoder("imagecodecs").avif_decode(raw)
-    samples = samples if samples.ndim == 3 else samples[..., None]
+    """AVIF: an ICC profile, else the codes of its nclx box, else of its stream; EXIF does not turn it."""
+    properties, data = _primary_item(raw)
+    of = dict(reversed(properties))
+    colors = {box[:4]: box[4:] for kind, box in reversed(properties) if kind == b"colr"}
+    profile = colors.get(b"prof") or colors.get(b"rICC")
+    if profile is None:
+        codes = struct.unpack(">HH", colors[b"nclx"][:4]) if b"nclx" in colors else _av1_codes(data)
+    check_size(*struct.unpack(">II", of[b"ispe"][4:12]))
+    if b"\0" * 64 in data:
+        raise DataError("damaged: some of its pixels are zeroed")
+    plain = re.sub(rb"(infe\x02.{7}|infe\x03.{9})Exif", rb"\1none", raw, flags=re.DOTALL)  # broken or not
+    samples = decoder("imagecodecs").avif_decode(plain)
+    samples = samples[..., None] if samples.ndim == 2 else samples
+    if samples.ndim > 3:
+        raise DataError(f"holds {len(samples)} frames; give a single picture")
+    bits = 8
+    if samples.dtype != np.uint8:
+        bits = of[b"pixi"][5] if b"pixi" in of else 12 if of[b"av1C"][2] & 32 else 10
+    for kind, content in properties:
+        if kind == b"irot":
+            samples = np.rot90(samples, content[0] & 3)
+        elif kind == b"imir":
+            samples = samples[:, ::-1] if content[0] & 1 else samples[::-1]
+    alpha = None
     if samples.shape[2] in (2, 4):
-        icc["alpha"], samples = samples[..., -1], samples[..., :-1]
-    return Picture(samples, 2**bits - 1, **icc)
+        samples, alpha = samples[..., :-1], samples[..., -1]
+    return Picture(samples, 2**bits - 1, of_cicp(*codes) if profile is None else profile, alpha)
 
 
-def _nclx(box: bytes) -> RgbSpace | None:
-    return of_cicp(*struct.unpack_from(">HH", box, 4))
-
-
-def _primary_properties(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield type and content of the properties of a HEIF file's primary item (ISO/IEC 23008-12, 9.3)."""
+def _primary_item(raw: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return type and content of a HEIF file's primary item's properties, and its data (ISO/IEC 14496-12)."""
     meta = next((start, end) for kind, start, end in _boxes(raw) if kind == b"meta")
     inner = {kind: raw[start:end] for kind, start, end in _boxes(raw, meta[0] + 4, meta[1])}
-    size = 4 if inner[b"pitm"][0] else 2
-    primary = inner[b"pitm"][4 : 4 + size]
-    shelf = inner[b"iprp"]
-    parts = {kind: shelf[start:end] for kind, start, end in _boxes(shelf)}
-    properties = [(kind, parts[b"ipco"][start:end]) for kind, start, end in _boxes(parts[b"ipco"])]
-    links = parts[b"ipma"]
-    size, wide, place = 4 if links[0] else 2, links[3] & 1, 8
-    for _ in range(int.from_bytes(links[4:8])):
-        item, count = links[place : place + size], links[place + size]
-        place += size + 1
-        for at in range(place, place + count * (1 + wide), 1 + wide):
-            index = int.from_bytes(links[at : at + 1 + wide]) & (0x7FFF if wide else 0x7F)
-            if int.from_bytes(item) == int.from_bytes(primary) and 0 < index <= len(properties):
-                yield properties[index - 1]
-        place += count * (1 + wide)
+    primary = int.from_bytes(inner[b"pitm"][4 : 8 if inner[b"pitm"][0] else 6])
+    parts = {
+        kind: inner[b"iprp"][start:end] for kind, start, end in _boxes(inner[b"iprp"], 0, len(inner[b"iprp"]))
+    }
+    shelf = parts[b"ipco"]
+    shelf = [(kind, shelf[start:end]) for kind, start, end in _boxes(shelf, 0, len(shelf))]
+    links, properties = _Fields(parts[b"ipma"][4:]), []
+    wide, size = parts[b"ipma"][3] & 1, 4 if parts[b"ipma"][0] else 2
+    for _ in range(links(4)):
+        item = links(size)
+        indices = [links(1 + wide) & (0x7FFF if wide else 0x7F) for _ in range(links(1))]
+        properties += [shelf[i - 1] for i in indices if item == primary and 0 < i <= len(shelf)]
+    return properties, _item_data(raw, inner.get(b"iloc", b""), primary)
+
+
+def _item_data(raw: bytes, iloc: bytes, wanted: int) -> bytes:
+    """Return the bytes of an item that is stored in the file itself; b"" of any other (8.11.3)."""
+    take = _Fields(iloc[4:])
+    version, sizes = iloc[0], take(2)
+    for _ in range(take(4 if version == 2 else 2)):
+        item = take(4 if version == 2 else 2)
+        elsewhere = take(2) & 15 if version else 0
+        elsewhere |= take(2)
+        base, data = take(sizes >> 4 & 15), b""
+        for _ in range(take(2)):
+            take(sizes & 15 if version else 0)
+            start, length = base + take(sizes >> 12), take(sizes >> 8 & 15)
+            data += raw[start : start + length] if item == wanted and not elsewhere else b""
+        if item == wanted:
+            return data
+    return b""
+
+
+class _Fields:
+    """Takes numbers off the front of a box, most significant byte first; `IndexError` past its end."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.place = content, 0
+
+    def __call__(self, size: int) -> int:
+        if self.place + size > len(self.content):
+            raise IndexError("a box ends early")
+        self.place += size
+        return int.from_bytes(self.content[self.place - size : self.place])
+
+
+def _av1_codes(data: bytes) -> tuple[int, int]:
+    """Return primaries and transfer of a still picture's sequence header (AV1, 5.5); 2, 2 if it has none."""
+    place = 0
+    while place + 2 < len(data) and data[place] >> 3 & 15 != 1:  # another unit, which has its size
+        place += 2 + data[place + 1]
+    take = _bits(data[place + 2 : place + 66])
+    profile, _, reduced = take(3), take(1), take(1)
+    if reduced:
+        take(5)
+    elif take(1):  # a film's timing
+        return 2, 2
+    else:
+        delayed = take(1)
+        for _ in range(take(5) + 1):
+            take(12)
+            take(take(5) > 7)
+            take(4 * (delayed and take(1)))
+    take(sum((take(4) + 1, take(4) + 1)))
+    take(7 * (0 if reduced else take(1)))
+    take(3)
+    if not reduced:
+        take(4)
+        ordered = take(1)
+        take(2 * ordered)
+        forced = 2 if take(1) else take(1)
+        take(bool(forced and not take(1)))
+        take(3 * ordered)
+    take(3)
+    take(bool(take(1) and profile == 2))
+    take(profile != 1)
+    return (take(8), take(8)) if take(1) else (2, 2)
+
+
+def _bits(data: bytes) -> Callable[[int], int]:
+    """Return what takes so many bits off the front, first bit highest; behind the end there are zeros."""
+    bits, place = int.from_bytes(data), 8 * len(data)
+
+    def take(count: int) -> int:
+        nonlocal place
+        place -= count
+        return (bits >> place if place >= 0 else 0) & ((1 << count) - 1)
+
+    return take
 
 
 def read_heif(raw: bytes) -> Picture:
     """HEIF: as AVIF; libheif turns the picture itself."""
     image = decoder("pillow_heif").open_heif(raw, convert_hdr_to_8bit=False)
     check_size(*image.size)
-    nclx = image.info.get("nclx_profile") or {}
-    space = of_cicp(nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2))
     samples = np.asarray(image)
+    told = [image.info.get("exif"), image.info.get("xmp"), *(m["data"] for m in image.info["metadata"])]
+    for kind, start, end in _boxes(raw):
+        coded = raw[start:end] if kind == b"mdat" else b""
+        for data in filter(None, told):
+            coded = coded.replace(data, b"")
+        if b"\0" * 64 in coded:  # HEVC never has three zeros in a row
+            raise DataError("damaged: some of its pixels are zeroed")
+    nclx = image.info.get("nclx_profile") or {}
+    codes = nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2)
     samples = samples if samples.ndim == 3 else samples[..., None]
-    told = {"space": image.info.get("icc_profile") or space}
+    told = {"space": image.info.get("icc_profile") or of_cicp(*codes)}
     if samples.shape[2] in (2, 4):
         told["alpha"], samples = samples[..., -1], samples[..., :-1]
         told["premultiplied"] = image.mode.startswith("RGBa")
@@ -203,7 +317,7 @@ def _jxl_size(raw: bytes) -> tuple[int, int]:
     if raw[:2] != b"\xff\x0a":
         parts = {kind: raw[start:end] for kind, start, end in reversed(list(_boxes(raw)))}
         raw = parts.get(b"jxlc") or parts[b"jxlp"][4:]
-    bits, place = int.from_bytes(raw[2:20], "little"), 0
+    bits, place = int.from_bytes(raw[2:20], "little"), 0  # first bit lowest
 
     def take(count: int) -> int:
         nonlocal place

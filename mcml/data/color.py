@@ -187,7 +187,13 @@ def _by_icc(samples: np.ndarray, top: int, profile: bytes) -> np.ndarray:
                 return _to_8_bits(samples, top)  # sRGB under whatever name: the engine would only round
         if top > 255:
             return _deep_by_icc(samples, top, profile, ImageCms.ImageCmsProfile(srgb).tobytes())
-        image = Image.fromarray(_to_8_bits(samples, top).squeeze(2) if mode == "L" else samples, mode)
+        samples = _to_8_bits(samples, top)
+        if mode == "L":  # 256 levels, and exactly: unoptimised
+            plain = ImageCms.Flags.NOOPTIMIZE | black
+            transform = ImageCms.buildTransform(source, srgb, "L", "RGB", intent, plain)
+            ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+            return np.asarray(ImageCms.applyTransform(ramp, transform))[0][samples[..., 0]]
+        image = Image.frombuffer(mode, samples.shape[1::-1], np.ascontiguousarray(samples), "raw", mode, 0, 1)
         return np.array(ImageCms.applyTransform(image, transform))
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         pixels = MODES[samples.shape[2]]
@@ -197,15 +203,16 @@ def _by_icc(samples: np.ndarray, top: int, profile: bytes) -> np.ndarray:
 def _deep_by_icc(samples: np.ndarray, top: int, profile: bytes, srgb: bytes) -> np.ndarray:
     import imagecodecs
 
-    wide = np.round(samples * (65535 / top)).astype(np.uint16)
+    wide = (samples * ((100 if samples.shape[2] == 4 else 1) / top)).astype(np.float32)  # ink in percent
     kind = {1: "gray", 3: "rgb", 4: "cmyk"}[samples.shape[2]]
     wide = wide.squeeze(2) if kind == "gray" else wide
-    flags = imagecodecs.CMS.FLAGS.BLACKPOINTCOMPENSATION
+    flags = imagecodecs.CMS.FLAGS  # unoptimised: else 16 bits go through a coarse table
     made = imagecodecs.cms_transform(
-        wide, profile, srgb, colorspace=kind, outcolorspace="rgb", outdtype=np.uint16,
-        intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC, flags=flags,
+        wide, profile, srgb, colorspace=kind, outcolorspace="rgb", outdtype=np.float32,
+        intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC,
+        flags=flags.BLACKPOINTCOMPENSATION | flags.NOOPTIMIZE,
     )  # fmt: skip
-    return _to_8_bits(made, 65535)
+    return np.round(255 * np.clip(made, 0, 1)).astype(np.uint8)
 
 
 def icc_tag(profile: bytes, name: bytes) -> bytes | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mcml.base.errors import DataError
 from mcml.data.boxes import read_avif, read_heif, read_jpeg2000, read_jpeg_xl
-from mcml.data.color import RgbSpace, is_valid, power
+from mcml.data.color import D65, RgbSpace, is_valid, power
 from mcml.data.jpeg import read_jpeg
 from mcml.data.picture import Picture, by_pillow, check_size
 from mcml.data.png import read_png
@@ -41,9 +41,11 @@ def _bmp(raw: bytes) -> Picture:
         xyz = np.frombuffer(header, "<i4", 9, 60).reshape(3, 3) / 2.0**30
         gamma = np.frombuffer(header, "<u4", 3, 96) / 65536
         if (xyz.sum(1) > 0).all() and (gamma > 0).all():  # most writers leave them empty
-            white = xyz.sum(0)
-            told = RgbSpace((xyz / xyz.sum(1, keepdims=True))[:, :2].tolist(), tuple(white[:2] / white.sum()),
-                            power(gamma))  # fmt: skip
+            points = (xyz / xyz.sum(1, keepdims=True))[:, :2].tolist()
+            white = xyz.sum(0) / xyz.sum()
+            if np.abs(xyz.sum(1) - 1).max() < 1e-3:  # x, y, z instead of X, Y, Z, as many write them
+                white = np.array(D65)
+            told = RgbSpace(points, (white[0], white[1]), power(gamma))
             space = told if is_valid(told) else None
     elif kind == b"MBED" and size >= 124:
         start, length = struct.unpack_from("<II", header, 112)
@@ -53,6 +55,28 @@ def _bmp(raw: bytes) -> Picture:
     elif kind == b"LINK":
         raise DataError("its colours are in a profile outside the file; convert it to sRGB")
     return by_pillow(raw, "BMP", space=space)
+
+
+def _gif(raw: bytes) -> Picture:
+    """GIF, whose ICC profile stands in an application extension (ICC.1, B.5)."""
+    profile, place = b"", raw.find(b"\x21\xff\x0bICCRGBG1012")
+    if place >= 0:
+        place += 14
+        while size := raw[place]:
+            profile += raw[place + 1 : place + 1 + size]
+            place += 1 + size
+    return by_pillow(raw, "GIF", space=profile or None)
+
+
+def _webp(raw: bytes) -> Picture:
+    """WebP; in lossy ones zeros in a row may be a flat area."""
+    place = 12
+    while place + 8 <= len(raw):
+        size = int.from_bytes(raw[place + 4 : place + 8], "little")
+        if raw[place : place + 4] == b"VP8L" and b"\0" * 64 in raw[place + 8 : place + 8 + size]:
+            raise DataError("damaged: some of its pixels are zeroed")
+        place += 8 + size + size % 2
+    return by_pillow(raw, "WEBP")
 
 
 def _netpbm(raw: bytes) -> Picture:
@@ -101,8 +125,8 @@ READERS = [
     for begin, read in {
         rb"\x89PNG\r\n\x1a\n": read_png,
         rb"\xff\xd8\xff": read_jpeg,
-        rb"GIF8[79]a": lambda raw: by_pillow(raw, "GIF"),
-        rb"RIFF....WEBP": lambda raw: by_pillow(raw, "WEBP"),
+        rb"GIF8[79]a": _gif,
+        rb"RIFF....WEBP": _webp,
         rb"BM": _bmp,
         rb"P[1-6](?:\s|#)": _netpbm,
         rb"(?:II|MM)(?:\*\0|\0\*|\+\0|\0\+)": read_tiff,

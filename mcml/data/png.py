@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from PIL import Image
 
 from mcml.base.errors import DataError
 from mcml.data.color import ColorSpace, RgbSpace, is_valid, of_cicp, power
 from mcml.data.picture import Picture, by_pillow, check_size, decoder, exif_of, turn_of
 
 LIMIT_PROFILE = 1 << 26  # bytes of an ICC profile
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 COLOR_CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
 
@@ -22,7 +21,7 @@ COLOR_CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
 def read_png(raw: bytes) -> Picture:
     """PNG, third edition (W3C 2025): cICP before iCCP before sRGB before gAMA and cHRM (4.3)."""
     lean, colors, exif = [raw[:8]], {}, b""
-    for kind, start, end in _png_chunks(raw):
+    for kind, start, end in _chunks(raw):
         whole = zlib.crc32(raw[start - 4 : end]) == int.from_bytes(raw[end : end + 4])
         if not whole and kind in (*PIXEL_CHUNKS, *COLOR_CHUNKS):
             raise DataError(f"damaged: its {kind.decode()} does not have its checksum")
@@ -39,25 +38,24 @@ def read_png(raw: bytes) -> Picture:
     raw = b"".join(lean)
     width, height, depth, kind = struct.unpack(">IIBB", raw[16:26])
     check_size(width, height)
-    _check_deflated(raw, width, height)
-    told = {"space": _png_space(colors), "orientation": turn_of(exif_of(exif))}
+    _check_deflated(raw)
+    told = {"space": _space(colors), "orientation": turn_of(exif_of(exif))}
     if depth == 16:
-        samples = decoder("imagecodecs").png_decode(raw) if kind else _png_grey16(raw)
-        samples = samples if samples.ndim == 3 else samples[..., None]
-        if kind & 4:
+        samples = _deep(raw)
+        if samples.shape[2] in (2, 4):  # of alpha, or of a transparent colour
             told["alpha"], samples = samples[..., -1], samples[..., :-1]
         picture = Picture(samples, 65535, **told)
     else:
         picture = by_pillow(raw, "PNG", **told)
-    key = next((raw[start:end] for kind, start, end in _png_chunks(raw) if kind == b"tRNS"), b"")
-    if key and kind in (0, 2):
+    key = next((raw[start:end] for kind, start, end in _chunks(raw) if kind == b"tRNS"), b"")
+    if key and kind in (0, 2) and picture.alpha is None:
         scale = 255 // (2**depth - 1) if depth < 8 else 1
         values = np.frombuffer(key, ">u2", 1 + kind) * scale
         picture.alpha = np.where((picture.samples == values).all(-1), 0, picture.top)
     return picture
 
 
-def _png_chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of each chunk's content, up to IEND."""
     place, kind = 8, b""
     while kind != b"IEND":
@@ -68,24 +66,56 @@ def _png_chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:
         yield kind, start, start + size
 
 
-def _check_deflated(raw: bytes, width: int, height: int) -> None:
-    """Raise if the compressed pixels end early or differ from their checksum, which Pillow overlooks."""
-    stream, most = zlib.decompressobj(), 9 * height * (width + 1) + (1 << 16)  # 64 bits a pixel, and filters
-    for kind, start, end in _png_chunks(raw):
+def _check_deflated(raw: bytes) -> None:
+    """Raise if the compressed pixels are not as many as they should be, or differ from their checksum."""
+    stream, left = zlib.decompressobj(), sum(size for *_, size in _passes(raw))
+    for kind, start, end in _chunks(raw):
         piece = raw[start:end] if kind == b"IDAT" else b""
-        while piece and not stream.eof and most > 0:
-            most -= len(stream.decompress(piece, 1 << 22))
+        while piece and not stream.eof and left >= 0:
+            left -= len(stream.decompress(piece, 1 << 22))
             piece = stream.unconsumed_tail
-    if not stream.eof:
+    if not stream.eof or left > 0:
         raise DataError("damaged: its pixels end early")
 
 
-def _png_grey16(raw: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(raw), formats=["PNG"]) as image:
-        return np.array(image).astype(np.uint16)
+def _passes(raw: bytes) -> Iterator[tuple[tuple[slice, slice], int, int, int]]:
+    """Yield which rows and columns a pass holds, how many columns and rows, and their bytes (8.1, 9)."""
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", raw[16:29])
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    for x, y, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((x - width) // across), -((y - height) // down)
+        if columns > 0 and rows > 0:
+            place = slice(y, None, down), slice(x, None, across)
+            yield place, columns, rows, rows * (1 + -(-columns * bits // 8))
 
 
-def _png_space(chunks: Mapping[bytes, bytes]) -> ColorSpace:
+def _deep(raw: bytes) -> np.ndarray:
+    """Return (H, W, C) uint16: each pass is a PNG of its own to libpng, which warns of interlaced ones."""
+    width, height = struct.unpack(">II", raw[16:24])
+    parts = [(kind, raw[start:end]) for kind, start, end in _chunks(raw)]
+    data = zlib.decompress(b"".join(content for kind, content in parts if kind == b"IDAT"))
+    key = b"".join(_chunk(kind, content) for kind, content in parts if kind == b"tRNS")
+    samples = np.empty(0)
+    for place, columns, rows, size in _passes(raw):
+        header = struct.pack(">II", columns, rows) + raw[24:28] + b"\0"
+        one = (
+            _chunk(b"IHDR", header)
+            + key
+            + _chunk(b"IDAT", zlib.compress(data[:size], 1))
+            + _chunk(b"IEND", b"")
+        )
+        decoded = decoder("imagecodecs").png_decode(raw[:8] + one).reshape(rows, columns, -1)
+        if not samples.size:
+            samples = np.empty((height, width, decoded.shape[2]), np.uint16)
+        samples[place], data = decoded, data[size:]
+    return samples
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _space(chunks: Mapping[bytes, bytes]) -> ColorSpace:
     if cicp := chunks.get(b"cICP"):
         primaries, transfer, matrix, full = struct.unpack(">4B", cicp)
         space = of_cicp(primaries, transfer)
@@ -105,5 +135,5 @@ def _png_space(chunks: Mapping[bytes, bytes]) -> ColorSpace:
         x_y = np.frombuffer(chunks[b"cHRM"], ">u4").reshape(4, 2) / 100_000
         told = RgbSpace(x_y[1:].tolist(), tuple(x_y[0]))
         space = told if is_valid(told) else space
-    gamma = int.from_bytes(chunks.get(b"gAMA", b"")[:4]) / 100_000
+    gamma = int.from_bytes(chunks[b"gAMA"]) / 100_000 if len(chunks.get(b"gAMA", b"")) == 4 else 0
     return RgbSpace(space.primaries, space.white, power(1 / gamma)) if gamma else space

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,18 +18,24 @@ COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # samples a pixel, by photometric
 ASSOCIATED, UNASSOCIATED = 1, 2
 REDUCED_OR_MASK = 5  # bits of a page that is none of its own
 JPEG = (6, 7)  # compressions
+PIXEL_TAGS = {
+    *range(256, 260), 262, 266, 273, *range(277, 280), 284, 301, *range(317, 326), 332, 338, 339, 347,
+    *range(529, 533), 34675,
+}  # fmt: skip
 SAVE = "save it as 8-bit sRGB"
 
 
 def read_tiff(raw: bytes) -> Picture:
     """Read the only page; thumbnails and masks do not count."""
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
-    with decoder("tifffile").TiffFile(io.BytesIO(raw)) as file:
+    tifffile = decoder("tifffile")
+    with _Complaints() as told, tifffile.TiffFile(io.BytesIO(raw)) as file:
         pages = [page for page in file.pages if not int(page.subfiletype) & REDUCED_OR_MASK]
         if len(pages) != 1:
             raise DataError(f"holds {len(pages)} pages; give a single picture")
         page = pages[0]
-        kind = _checked(page)
+        kind = _checked(page, len(raw))
+        if told.tags & PIXEL_TAGS:
+            raise DataError(f"damaged: its tags {sorted(told.tags & PIXEL_TAGS)} cannot be read")
         samples, palette = page.asarray(), page.colormap
         tags = {tag.code: tag.value for tag in page.tags if tag.code in (274, 301, 318, 319, 34675)}
     bits, channels, extra = page.bitspersample, page.samplesperpixel, list(map(int, page.extrasamples))
@@ -51,7 +58,7 @@ def read_tiff(raw: bytes) -> Picture:
         samples = top - samples
     elif kind == 3:
         table = np.asarray(palette).T  # 16 bits, or 8 of careless writers
-        samples, index_top = table[samples[..., 0]].astype(np.uint16), top
+        samples, index_top = table[samples[..., 0].astype(np.uint16)].astype(np.uint16), top
         top = 65535 if table.max() > 255 else 255
         if opacity is not None:
             told["alpha"] = told["alpha"] * (top / index_top)
@@ -60,7 +67,27 @@ def read_tiff(raw: bytes) -> Picture:
     return Picture(samples, top, **told)
 
 
-def _checked(page: Any) -> int:
+class _Complaints(logging.Handler):
+    """Hears which tags tifffile could not read: it goes on as if they were not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[int] = set()
+        self.log = logging.getLogger("tifffile")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tags |= set(map(int, re.findall(r"TiffTag (\d+) @", record.getMessage())))
+
+    def __enter__(self) -> _Complaints:
+        self.log.addHandler(self)
+        self.log.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.log.removeHandler(self)
+
+
+def _checked(page: Any, size: int) -> int:
     """Return a page's photometric interpretation, or raise `DataError` before its pixels are decoded."""
     check_size(page.imagewidth, page.imagelength)
     kind, channels = int(page.photometric), page.samplesperpixel
@@ -71,7 +98,8 @@ def _checked(page: Any) -> int:
     subsampling = tuple(page.subsampling or (1, 1))
     if kind == 6 and int(page.compression) not in JPEG and subsampling != (1, 1):
         raise DataError(f"YCbCr with subsampled colour but without JPEG is not read here; {SAVE}")
-    if 0 in page.databytecounts or 0 in page.dataoffsets:
+    pieces = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if any(not 0 < start < start + count <= size for start, count in pieces):
         raise DataError("damaged: some of its pixels are missing")
     return kind
 
