@@ -15,15 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcml.base import STRIDE
 from mcml.base.errors import StoppedError, UsageError, choose
-from mcml.base.files import atomic_write, to_csv
-from mcml.cli.main import MODEL, Progress, add_command, number
+from mcml.base.files import atomic_write, shown, to_csv
+from mcml.cli.main import MODEL, Progress, add_command, number, tell
 from mcml.lab.output import print_table
 
 LEAST_WINDOW_PX = 192  # of encoders in files; smaller windows are mostly margins
+SHOWN = 5  # pictures that are left out, by name
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mcml.data.sets import ImageSet
+    from mcml.model.model import Model
     from mcml.model.settings import Recipe
     from mcml.training.run import Run
 
@@ -31,6 +36,10 @@ if TYPE_CHECKING:
 def add_commands(commands: Any) -> None:
     """Declare the commands on networks."""
     run_dir = "holds the run, which goes on, and its model/"
+    every, between = (
+        "steps whose mean is a row of log.csv",
+        "from one checkpoint to the next; rows come first",
+    )
     quantizer = {"default": "binary", "metavar": "NAME", "help": "binary (the poster's) or scalar"}
     shared = {
         "--profile": {"default": "quick", "metavar": "NAME", "help": "a training profile: quick, cpu or gpu"},
@@ -44,6 +53,9 @@ def add_commands(commands: Any) -> None:
         "--minutes": {"type": number(float, 0), "metavar": "N", "help": "budget in minutes; 0 for none"},
         "--threads": {"type": number(int, 1), "default": 1, "metavar": "N", "help": "of this process's CPU"},
         "--set": {"action": "append", "default": [], "metavar": "TABLE.NAME=VALUE", "help": "one setting"},
+        "--strict": {"flag": False, "help": "refuse pictures that cannot be used, else left out"},
+        "--log-every": {"type": number(int, 1), "default": 20, "metavar": "N", "help": every},
+        "--save-minutes": {"type": number(float, 0), "default": 5.0, "metavar": "N", "help": between},
     }
     add = add_command(commands, train)
     add("--variant", default="luma", metavar="NAME", help="luma, independent, fusion or rgb")
@@ -66,8 +78,9 @@ def add_commands(commands: Any) -> None:
     add("--condition", default="luma", metavar="NAME", help=told)
     add("--lr", type=number(float, 1e-9, 1), default=2e-3, metavar="RATE", help="Adam's learning rate")
     add("--bf16", flag=False, help="autocast in the first three quarters of each part")
-    for name in ("--data", "--run-dir", "--steps", "--minutes", "--threads"):
-        add(name, **shared[name])
+    for name, about in shared.items():
+        if name not in ("--profile", "--set"):
+            add(name, **about)
 
     add = add_command(commands, info)
     add("--variant", default="", metavar="NAME", help="luma, independent, fusion or rgb (default: all)")
@@ -90,7 +103,42 @@ def _recipe(options: argparse.Namespace, variant: str, settings: Sequence[str]) 
     return recipe.changed(model={"luma": {"width": luma.width, "code_channels": luma.code_channels}})
 
 
-def _fit(what: str, make: Callable[..., Run]) -> tuple[Run, str]:
+def _photographs(
+    name: str, options: argparse.Namespace, least_px: int = 1
+) -> tuple[ImageSet, list[np.ndarray], dict[str, Any]]:
+    """Read a data set; return what is used of it, its pixels, and what a record tells; print what is not."""
+    from mcml.data.sets import image_set, read_all
+
+    whole = image_set(name)
+    images, pixels, problems = read_all(whole, least_px, strict=options.strict)
+    if problems and os.environ.get("RANK", "0") == "0":
+        count = f"{len(problems)} of {len(whole.paths)} pictures of {whole.name} are left out"
+        tell(f"{count} (--strict refuses them):")
+        for problem in list(problems.values())[:SHOWN]:
+            tell(f"  {shown(problem)}")
+        if len(problems) > SHOWN:
+            tell(f"  and {len(problems) - SHOWN} more")
+    told = {"photographs": len(pixels), "data_hash": images.digest}
+    return images, pixels, told | {"left_out": [path.name for path in problems]}
+
+
+def _initial(options: argparse.Namespace) -> tuple[Model | None, dict[str, Any]]:
+    """Return the model of --from with the streams that are taken over, and what a record tells of it."""
+    from mcml.model import weights
+
+    if not options.initial:
+        if options.take:
+            raise UsageError(f"--take {options.take}: from which model? give --from")
+        return None, {}
+    initial = weights.load(options.initial)
+    origin = {"name": Path(options.initial).name, "sha256": weights.digest(initial)}
+    taken = [choose("stream", key, initial.streams) for key in options.take.split(",") if key]
+    for key in set(initial.streams).difference(taken or initial.streams):
+        del initial.streams[key]
+    return initial, origin | ({"taken": taken} if taken else {})
+
+
+def _fit(what: str, make: Callable[..., Run], options: argparse.Namespace) -> tuple[Run, str]:
     """Make a run and train it under a progress line; return it and how it ended."""
     wanted = ("loss", "estimated_bpp_", "psnr_", "bits_", "images_per_s")
     with Progress(what, every_s=30.0) as progress:
@@ -102,17 +150,18 @@ def _fit(what: str, make: Callable[..., Run]) -> tuple[Run, str]:
 
         run = make(report=report)
         if run.step and run.fabric.is_global_zero:
-            progress.say(f"resumed at step {run.step}")
-        return run, run.fit()
+            for line in (*run.notes, f"resumed at step {run.step}"):
+                progress.say(line)
+        return run, run.fit(log_every=options.log_every, save_every_s=60 * options.save_minutes)
 
 
-def _record(run: Run, photographs: ImageSet, options: argparse.Namespace) -> dict[str, Any]:
+def _record(run: Run, photographs: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Return what a model tells of the run that made it."""
     import torch
 
     on_gpu = run.device.type == "cuda"
     return {
-        "command": _command_line(), "photographs": len(photographs.paths), "data_hash": photographs.digest,
+        "command": _command_line(), **photographs,
         **({"rule": os.environ["MCML_RULE"]} if "MCML_RULE" in os.environ else {}),
         "steps": run.step, "seconds": round(run.elapsed_s, 1), "threads": options.threads,
         "device": torch.cuda.get_device_name(run.device) if on_gpu else f"CPU {platform.machine()}",
@@ -133,12 +182,10 @@ def train(options: argparse.Namespace) -> None:
     """
     import torch
 
-    from mcml.data.images import read_image
     from mcml.data.patches import PatchStore
-    from mcml.data.sets import image_set
     from mcml.model import weights
     from mcml.model.validate import validate
-    from mcml.training.run import latest
+    from mcml.training.run import checkpoints, locked
     from mcml.training.trainer import Trainer
 
     settings = list(options.set)
@@ -148,45 +195,44 @@ def train(options: argparse.Namespace) -> None:
         settings.append(f"stage.train={json.dumps(options.train)}")
     recipe = _recipe(options, options.variant, settings)
     target = options.run_dir / "model"
-    if target.exists() and latest(options.run_dir) is None:
+    if target.exists() and not checkpoints(options.run_dir):
         raise UsageError(f"{target}: holds a model that no run there made: name another --run-dir")
     torch.set_num_threads(options.threads)
-    photographs = image_set(options.data)
-    valid = image_set(options.valid).paths if options.valid else ()
-    sources, initial = {"--data": f"{photographs.name}@{photographs.digest}"}, None
-    if options.take and not options.initial:
-        raise UsageError(f"--take {options.take}: from which model? give --from")
-    if options.initial:
-        initial, name = weights.load(options.initial), Path(options.initial).name
-        whole = weights.digest(initial)
-        taken = [choose("stream", key, initial.streams) for key in options.take.split(",") if key]
-        for key in set(initial.streams).difference(taken or initial.streams):
-            del initial.streams[key]
-        sources["--from"] = f"{name}@{weights.digest(initial)}"
+    initial, origin = _initial(options)
+    photographs, pixels, used = _photographs(options.data, options, recipe.train.patch_px)
+    valid = _photographs(options.valid, options) if options.valid else None
+    sources = {"--data": f"{photographs.name}@{photographs.digest}"}
+    if initial is not None:
+        sources["--from"] = " ".join([f"{origin['name']}@{origin['sha256']}", *origin.get("taken", ())])
 
     def store(device: torch.device) -> PatchStore:
-        return PatchStore([read_image(path) for path in photographs.paths], device)
+        made = PatchStore(pixels, device)
+        pixels.clear()  # it has a copy
+        return made
 
     make = partial(Trainer, recipe, store, options.run_dir, initial=initial, sources=sources)
-    run, ended = _fit("train", make)
-    if not run.fabric.is_global_zero:
-        return
-    record = _record(run, photographs, options)
-    record |= {"ended": ended, "recipe": recipe.to_dict(), "trained": list(run.trained)}
-    if initial is not None:
-        record["from"] = {"name": name, "sha256": whole}
-    encoder = None
-    if recipe.model.quantizer == "scalar":  # encoders see in files what they saw in training
-        encoder = {"window_px": max(recipe.train.patch_px, LEAST_WINDOW_PX)}
-    weights.save_model(run.averaged, target, record, encoder=encoder)
-    print(f"{ended} at step {run.step}: {target}", file=sys.stderr)
-    if ended == "interrupted":  # maybe by the signal that another process got
-        raise StoppedError(run.stopping or signal.SIGTERM, "the same command goes on from here")
-    if valid:
-        averaged = weights.load(target, run.device)  # from the file, rounded as released
-        rows = validate(averaged, [read_image(path) for path in valid])
-        atomic_write(options.run_dir / "validation.csv", to_csv(rows))
-        print_table(rows)
+    with locked(options.run_dir):
+        run, ended = _fit("train", make, options)
+        if not run.fabric.is_global_zero:
+            return
+        record = _record(run, used, options)
+        record |= {"ended": ended, "recipe": recipe.to_dict(), "trained": list(run.trained)}
+        if initial is not None:
+            record["from"] = origin
+        if valid:
+            record["valid"] = {"name": valid[0].name, **valid[2]}
+        encoder = None
+        if recipe.model.quantizer == "scalar":  # encoders see in files what they saw in training
+            encoder = {"window_px": max(recipe.train.patch_px, LEAST_WINDOW_PX)}
+        weights.save_model(run.averaged, target, record, encoder=encoder)
+        tell(f"{ended} at step {run.step}: {target}")
+        if ended == "interrupted":  # maybe by the signal that another process got
+            raise StoppedError(run.stopping or signal.SIGTERM)
+        if valid:
+            averaged = weights.load(target, run.device)  # from the file, rounded as released
+            rows = validate(averaged, valid[1])
+            atomic_write(options.run_dir / "validation.csv", to_csv(rows))
+            print_table(rows)
 
 
 def train_entropy(options: argparse.Namespace) -> None:
@@ -198,11 +244,10 @@ def train_entropy(options: argparse.Namespace) -> None:
     """
     import torch
 
-    from mcml.data.images import read_image
-    from mcml.data.sets import image_set
     from mcml.model import weights
     from mcml.model.model_files import entropy_tensors, identity, model_folder
     from mcml.training.entropy import EntropyTrainer, FrozenBits
+    from mcml.training.run import locked
 
     budget = {"steps": options.steps or 0, "minutes": options.minutes or 0.0}
     learning = {"lr": options.lr, "bf16": options.bf16}
@@ -229,9 +274,9 @@ def train_entropy(options: argparse.Namespace) -> None:
     if not options.like or options.train:
         learn = [choose("stream", key, model.streams) for key in options.train.split(",") if key]
         kept = {name: value for name, value in entropy.items() if name.partition(".")[0] not in learn}
-        photographs = image_set(options.data)
-        print(f"encoding {len(photographs.paths)} photographs", file=sys.stderr)
-        bits = FrozenBits(model, [read_image(path) for path in photographs.paths])
+        photographs, pixels, used = _photographs(options.data, options, STRIDE)
+        tell(f"encoding {len(pixels)} photographs")
+        bits = FrozenBits(model, pixels)
         sources = {
             "--model": f"{Path(options.model).name}@{weights.digest(model)}",
             "--data": f"{photographs.name}@{photographs.digest}",
@@ -242,14 +287,16 @@ def train_entropy(options: argparse.Namespace) -> None:
             EntropyTrainer, model, bits, condition=options.condition, kept=kept, run_dir=options.run_dir,
             sources=sources, **budget, **learning,
         )  # fmt: skip
-        run, ended = _fit("train-entropy", make)
-        if ended == "interrupted":
-            raise StoppedError(run.stopping, "the same command goes on from here")
-        own = {**_record(run, photographs, options), "minutes": budget["minutes"]}
-        own |= {"condition": options.condition, "like": Path(options.like).name, "trained": run.parts[-1][2]}
-        entropy = run.export()
-    weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
-    print(f"finished: {target}", file=sys.stderr)
+        with locked(options.run_dir):
+            run, ended = _fit("train-entropy", make, options)
+            if ended == "interrupted":
+                raise StoppedError(run.stopping)
+            own = {**_record(run, used, options), "minutes": budget["minutes"]}
+            own |= {"condition": options.condition, "like": Path(options.like).name}
+            own["trained"], entropy = run.parts[-1][2], run.export()
+    with locked(options.run_dir):
+        weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
+    tell(f"finished: {target}")
 
 
 def info(options: argparse.Namespace) -> None:

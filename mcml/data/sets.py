@@ -112,6 +112,33 @@ def _registered(name: str) -> ImageSet:
     return ImageSet(name=name, paths=paths, entry=name, title=entry["title"], licence=entry["licence"])
 
 
+def read_all(
+    images: ImageSet, least_px: int = 1, *, strict: bool = False
+) -> tuple[ImageSet, list[np.ndarray], dict[Path, str]]:
+    """Read a set's pictures; return the set of those that can be used, their pixels, and why others cannot.
+
+    Args:
+        images: files, of which one that is damaged or refused is left out.
+        least_px: width and height that a picture needs.
+        strict: whether any that is left out is a `DataError`; if all are, that is one anyhow.
+    """
+    pixels, problems = {}, {}
+    for path in images.paths:
+        try:
+            picture = read_image(path)
+            height, width = picture.shape[:2]
+            if min(height, width) < least_px:
+                advice = f"give pictures of {least_px} x {least_px} or more"
+                raise DataError(f"{path}: {width} x {height} pixels; {advice}")
+            pixels[path] = picture
+        except DataError as error:
+            problems[path] = str(error)
+    if problems and (strict or not pixels):
+        count = f"{len(problems)} of {len(images.paths)} pictures of {images.name} cannot be used"
+        raise DataError(f"{count}: {next(iter(problems.values()))}")
+    return replace(images, paths=tuple(pixels)), list(pixels.values()), problems
+
+
 def describe(images: ImageSet) -> list[dict[str, Any]]:
     """Return a row an image: name, size, megapixels, kind of file, licence, start of its SHA-256."""
     files = registry().get(images.entry, {}).get("files", ())

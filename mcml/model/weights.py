@@ -173,6 +173,9 @@ def load(folder: Path | str, device: str | torch.device = "cpu") -> Model:
         theirs = load_tensors(path.parent / content["shared"], "weights")
         tensors = {k: v for k, v in theirs.items() if k.removesuffix(STEP) in wanted} | tensors
     load_into(model, with_steps(tensors), str(path))
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise DataError(f"{path}: {name} holds values that are not finite: train it anew")
     if "identity" in content and identity(model, model_files.entropy_tensors(path)) != content["identity"]:
         raise DataError(f"{path}: weights and identity disagree: the folder's files are not of one model")
     for stream in model.streams.values():

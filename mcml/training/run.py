@@ -1,8 +1,9 @@
 """What every training run does: spend a budget, log, check, stop when told to, resume to the bit.
 
-A run's folder holds log.csv and its last checkpoints, each whole or absent. A checkpoint is one
-dictionary of tensors and plain values: all that decides what comes next (weights, their average, Adam's
-moments, every random generator's state, what is spent) and the settings that the run was begun with.
+A run's folder holds log.csv and its last checkpoints, each whole or absent; what else lies there is left
+alone. A checkpoint is one dictionary of tensors and plain values: all that decides what comes next (weights,
+their average, Adam's moments, every random generator's state, what is spent) and the settings that the run
+was begun with. Its files' SHA-256 tell damage.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import io
 import math
 import os
 import pickle
+import platform
+import re
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,13 +28,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from mcml.base.errors import DataError, McmlError, UsageError
-from mcml.base.files import atomic_write, check_writable, to_csv
+from mcml.base.errors import DataError, McmlError, StoppedError, UsageError
+from mcml.base.files import atomic_write, check_writable, read_bytes, sha256, to_csv
 from mcml.model.validate import psnr
 from mcml.model.weights import FILE_LIMIT_BYTES, load_into, new_folder
 
 Report = Callable[[Mapping[str, Any]], None]  # what is called with each row of the log
-LOG = "log.csv"
+LOG, LOCK, SUMS = "log.csv", "lock", "SHA256SUMS"
 BUDGET = ("train.steps", "train.minutes")  # settings that a resumed run may change
 COUNTERS = ("step", "elapsed_s", "best")  # best: the least mean loss of a row so far
 DIVERGED = 20.0  # a mean loss this many times the best so far stops the run
@@ -74,48 +77,148 @@ def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _began(pid: int) -> str:
+    """Return when a process began, in ticks since the machine did; "" if it is over or no /proc tells."""
+    with suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return "" if state[0] in "ZX" else state[19]
+    return ""
+
+
+def _in_use(path: Path) -> str:
+    """Return who holds a lock, or "" if that process of this machine is over."""
+    try:
+        pid, began, host = path.read_text("utf-8").split(maxsplit=2)
+        if host == platform.node():
+            os.kill(int(pid), 0)
+            return f"process {pid}" if began in (_began(int(pid)), "-") else ""  # else its number went on
+        return f"process {pid} on {host}"
+    except (ProcessLookupError, FileNotFoundError):
+        return ""
+    except PermissionError:
+        return f"process {pid} of another user"
+    except (OSError, ValueError, OverflowError):
+        return "an unknown process"
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder by a file that names this process: no file system refuses that.
+
+    `DataError` if another is at work there. What a killed one of this machine left is taken over. Whoever
+    interrupts is told whether there is a checkpoint to go on from.
+    """
+    path, mine = run_dir / LOCK, f"{os.getpid()} {_began(os.getpid()) or '-'} {platform.node()}"
+    if os.environ.get("RANK", "0") != "0":  # the first of several processes speaks for all
+        yield
+        return
+    check_writable(path)
+    if path.exists() and not _in_use(path):
+        path.unlink(missing_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(mine)
+    except FileExistsError as error:
+        advice = "wait for it, give another --run-dir, or remove this file if it is over"
+        who = _in_use(path) or "another process"
+        raise DataError(f"{path}: {who} is training in this folder; {advice}") from error
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        yield
+    except StoppedError as stopped:
+        if checkpoints(run_dir):
+            stopped.then = "the same command goes on from here"
+        raise
+    finally:
+        with suppress(OSError, ValueError):
+            if path.read_text("utf-8") == mine:
+                path.unlink()
+
+
 def read_log(run_dir: Path) -> list[dict[str, float]]:
-    """Return the rows of log.csv as numbers; NaN is what a row did not measure."""
-    with (run_dir / LOG).open(encoding="utf-8", newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    return [row | {"step": int(row["step"])} for row in rows]
+    """Return the rows of log.csv as numbers, without damaged ones; NaN is what a row did not measure."""
+    rows = []
+    for row in csv.DictReader(read_bytes(run_dir / LOG).decode("utf-8", "replace").splitlines()):
+        with suppress(TypeError, ValueError, KeyError, OverflowError):
+            rows.append({name: float(value) for name, value in row.items()} | {"step": int(row["step"])})
+    return rows
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Return the folders named checkpoint-<digits>, oldest first, whole or not; no others are ours."""
+    paths = run_dir.glob("checkpoint-*")
+    return sorted((p for p in paths if re.fullmatch("checkpoint-[0-9]+", p.name) and p.is_dir()), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.partition("-")[2])
 
 
 def latest(run_dir: Path) -> Path | None:
-    """Return the newest whole checkpoint, or None. A hidden folder is one that was cut off."""
-    whole = sorted(run_dir.glob("checkpoint-*/state-000.pt"))
-    return whole[-1].parent if whole else None
+    """Return the newest checkpoint that is whole, or None."""
+    return _newest_whole(checkpoints(run_dir))
+
+
+def _newest_whole(folders: Sequence[Path]) -> Path | None:
+    for folder in reversed(folders):
+        with suppress(DataError):
+            read_checkpoint(folder)
+            return folder
+    return None
 
 
 def write_checkpoint(run_dir: Path, state: Mapping[str, Any]) -> Path:
     """Write checkpoint-<step> in files of at most 15 MiB, which travel anywhere, and drop the oldest.
 
+    It and the last whole one before it stay; so does what is no checkpoint, aside if it has this one's name.
     `DataError` if it cannot be written: nothing of it is kept, earlier ones are.
     """
     folder, content = run_dir / f"checkpoint-{state['step']:08d}", io.BytesIO()
     torch.save(dict(state), content)
     content.seek(0)
     with new_folder(folder) as place:
+        sums = ""
         for i, part in enumerate(iter(partial(content.read, FILE_LIMIT_BYTES), b"")):
             (place / f"state-{i:03d}.pt").write_bytes(part)
-    for old in [*sorted(run_dir.glob("checkpoint-*"))[:-2], *run_dir.glob(".checkpoint-*")]:
-        shutil.rmtree(old, ignore_errors=True)  # all but the last two, and what a kill cut off
+            sums += f"{sha256(part)}  state-{i:03d}.pt\n"
+        (place / SUMS).write_text(sums, "ascii")
+        if folder.exists() and not (folder / "state-000.pt").exists():
+            folder.rename(folder.with_name(f"{folder.name}.{time.time_ns()}"))
+    before = [old for old in checkpoints(run_dir) if _step(old) < state["step"]]
+    kept = _newest_whole(before)
+    for old in before[: before.index(kept)] if kept else ():
+        if (old / "state-000.pt").exists():
+            with suppress(OSError):
+                old.rename(old.with_name(f".{old.name}.retired"))
+    cut = re.compile(r"\.checkpoint-[0-9]+\.(retired|[0-9a-f]{8})")  # by a kill, or retired now
+    for old in [path for path in run_dir.glob(".checkpoint-*") if cut.fullmatch(path.name)]:
+        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return what `write_checkpoint` was given, on the CPU; `DataError` if it is damaged."""
+    """Return what `write_checkpoint` was given, on the CPU; `DataError` if anything of it is damaged."""
     try:
-        whole = b"".join(path.read_bytes() for path in sorted(folder.glob("state-*.pt")))
-        return torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
+        paths = sorted(folder.glob("state-*.pt"))
+        content = [path.read_bytes() for path in paths]
+        sums = "".join(f"{sha256(part)}  {path.name}\n" for part, path in zip(content, paths, strict=True))
+        if (folder / SUMS).exists() and (folder / SUMS).read_text("ascii") != sums:  # older ones have none
+            raise DataError(f"{folder}: not a whole checkpoint (its files differ from {SUMS})")
+        state = torch.load(io.BytesIO(b"".join(content)), map_location="cpu", weights_only=True)
+        if state["step"] != _step(folder):
+            raise DataError(f"{folder}: not a whole checkpoint (a copy of step {state['step']})")
+        return state
     except DAMAGED as error:
-        raise DataError(f"{folder}: not a whole checkpoint ({type(error).__name__})") from error
+        raise DataError(f"{folder}: not a whole checkpoint (it cannot be unpacked)") from error
 
 
 class Run:
     """A run in a folder. A subclass says what a step is and calls `resume` when all is built.
 
-    `rows` is the log so far; `step` and `elapsed_s` count the sessions before this one too.
+    `rows` is the log so far; `step` and `elapsed_s` count the sessions before this one too; `notes` are
+    sentences on what of the folder was damaged.
     """
 
     columns: Sequence[str]  # the figures of a step, "loss" and "gradient_norm" among them
@@ -143,6 +246,7 @@ class Run:
         self.steps, self.minutes = steps or math.inf, minutes or math.inf
         self.step, self.elapsed_s, self.best, self.stopping = 0, 0.0, math.inf, 0
         self.rows: list[dict[str, float]] = []
+        self.notes: list[str] = []
         self.fabric = make_fabric(precision)
         self.device = self.fabric.device
 
@@ -156,17 +260,40 @@ class Run:
         self.fabric.barrier()  # who resumes after this finds it
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint, if there is one, with the log up to it; say whether there was.
+        """Go on from the newest whole checkpoint, if there is any, with the log up to it; say whether so.
 
         Raises:
             UsageError: naming the first setting that the run was not begun with.
-            DataError: if the checkpoint is damaged.
+            DataError: if there are checkpoints, but none is whole.
         """
-        if self.run_dir is not None:
-            check_writable(self.run_dir / LOG)  # now, not after a minute
-        folder = latest(self.run_dir) if self.run_dir else None
-        if folder is None:
+        if self.run_dir is None:
             return False
+        check_writable(self.run_dir / LOG)  # now, not after a minute
+        ours = checkpoints(self.run_dir)
+        for folder in reversed(ours):
+            try:
+                self._restore(folder)
+                break
+            except DataError as error:
+                self.notes.append(f"{error}; the one before it is taken")
+                if folder == ours[0]:
+                    newest, advice = (
+                        self.notes[0].rpartition(";")[0],
+                        "restore one, or give another --run-dir",
+                    )
+                    raise DataError(f"{newest}, nor is any before it; {advice}") from error
+        log = self.run_dir / LOG
+        if ours and log.exists():
+            rows = read_log(self.run_dir)
+            if not rows or len(rows) + 1 != len(read_bytes(log).splitlines()):
+                self.notes.append(f"{log}: damaged; the {len(rows)} rows that can be read are kept")
+            self.rows = [row for row in rows if row["step"] <= self.step]
+        elif self.step:
+            self.notes.append(f"{log}: missing; its rows begin anew")
+        return bool(ours)
+
+    def _restore(self, folder: Path) -> None:
+        """Take over a checkpoint; `DataError` if it is not whole, `UsageError` if it is of another run."""
         state = read_checkpoint(folder)
         try:
             for name, value in self.settings.items():
@@ -186,9 +313,6 @@ class Run:
             raise
         except DAMAGED as error:
             raise DataError(f"{folder}: not a whole checkpoint ({error})") from error
-        if (self.run_dir / LOG).exists():
-            self.rows = [row for row in read_log(self.run_dir) if row["step"] <= self.step]
-        return True
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End `fit` after the step at work, with a checkpoint; what SIGTERM and SIGINT call."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mcml.base import STRIDE
-from mcml.base.errors import UsageError
+from mcml.base.errors import DataError
 from mcml.model.model import Model, Stream, StreamOutput
 from mcml.model.networks import Entry, FusionDecoder
 from mcml.model.quantization import masked_bits
@@ -68,7 +68,7 @@ def design(coefficients: Tensor, bits: int) -> ThresholdCode:
     """Choose and order n bits greedily by squared error saved per (entropy + PRICE) bit.
 
     Each coefficient, (B, C, h, w) of an orthonormal transform on the stride-8 grid, begins as one cell;
-    the best split of all cells is the next bit, and its cell becomes two. `UsageError` if the samples
+    the best split of all cells is the next bit, and its cell becomes two. `DataError` if the samples
     do not tell apart as many cells.
     """
     here, left, above = coefficients[..., 1:, 1:], coefficients[..., 1:, :-1], coefficients[..., :-1, 1:]
@@ -81,8 +81,10 @@ def design(coefficients: Tensor, bits: int) -> ThresholdCode:
         best = max(range(len(splits)), key=lambda i: splits[i][0])
         score, members, bit = splits.pop(best)
         if score <= 0:
-            reached = f"these give a threshold code of {len(chosen)}"
-            raise UsageError(f"{bits} bits need more varied photographs: {reached}")
+            what = (
+                f"the photographs are too uniform for a threshold code of {bits} bits ({len(chosen)} found)"
+            )
+            raise DataError(f"{what}: add others, or begin with --set stage.start=plain")
         chosen.append(bit)
         upper = values[0][bit[0], members] > bit[1]
         splits += [_best_split(values, bit[0], members[side]) for side in (~upper, upper)]

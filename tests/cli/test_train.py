@@ -1,12 +1,15 @@
 """`mcml train`, `train-entropy` and `info` as a user starts them: what they write, refuse and survive."""
 
 import csv
+import io
 import math
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -166,7 +169,7 @@ def test_budgets_of_the_command_line_replace_the_profile(mcml, photo_folder, tmp
         ("--from runs/none", 1, "none: no such folder"),
         ("--data empty", 1, "empty"),
         ("--valid empty", 1, "empty"),
-        ("--data small", 1, "patch of 32 x 32: the nearest is 31 x 20"),
+        ("--data small", 1, "small/a.png: 31 x 20 pixels; give pictures of 32 x 32 or more"),
         ("--data broken", 1, "three.png: not an image"),
         ("--run-dir file", 1, "file.*cannot be written"),
     ],
@@ -200,6 +203,184 @@ def test_a_run_goes_on_only_with_what_it_was_begun_with(mcml, photo_folder, tmp_
     before = (tmp_path / "other" / "model" / "config.json").read_bytes()
     failed(mcml(*arguments("moved", "other")), 2, "other/model: holds a model", "--run-dir")
     assert (tmp_path / "other" / "model" / "config.json").read_bytes() == before
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def odd_folder(photo_folder):
+    """The two photographs, four pictures that are refused, and two that are tiny."""
+    noise = Image.effect_noise((48, 40), 90).convert("RGB")
+    files = {
+        "clear.png": encoded(noise.convert("RGBA").point(lambda value: value // 2)),
+        "cut.png": encoded(noise)[:900],
+        "empty.jpg": b"",
+        "line.png": encoded(noise.crop((0, 0, 48, 1))),
+        "moving.gif": encoded(noise, "GIF", save_all=True, append_images=[noise.rotate(180)]),
+        "tiny.png": encoded(noise.crop((0, 0, 31, 40))),
+    }
+    for name, content in files.items():
+        (photo_folder / name).write_bytes(content)
+    return photo_folder
+
+
+REFUSED = ["clear.png", "cut.png", "empty.jpg", "moving.gif"]
+
+
+def test_pictures_that_cannot_be_used_are_left_out_and_counted_or_with_strict_refused(
+    mcml, odd_folder, tmp_path
+):
+    good = tmp_path / "good"
+    good.mkdir()
+    for name in ("one.png", "two.png"):
+        shutil.copy(odd_folder / name, good)
+    done = mcml(*arguments("photos", "run", 2, "--valid", "photos"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == "6 of 8 pictures of photos are left out (--strict refuses them):"
+    assert [line.split(": ")[0] for line in lines[1:6]] == [
+        f"  photos/{name}" for name in sorted([*REFUSED, "line.png"])
+    ]
+    assert lines[4] == "  photos/line.png: 48 x 1 pixels; give pictures of 32 x 32 or more"
+    assert lines[6] == "  and 1 more" and "4 of 8 pictures of photos" in lines[7]
+    record = weights.load_config(tmp_path / "run" / "model")[1]
+    assert (record["photographs"], record["data_hash"]) == (2, image_set("good").digest)
+    assert record["left_out"] == sorted([*REFUSED, "line.png", "tiny.png"])
+    assert (record["valid"]["photographs"], record["valid"]["left_out"]) == (4, REFUSED)
+    log = training_run.read_log(tmp_path / "run")
+    assert mcml(*arguments("good", "run", 2)).returncode == 0  # the same photographs
+    assert training_run.read_log(tmp_path / "run") == log
+    assert "valid" not in weights.load_config(tmp_path / "run" / "model")[1]
+    for words in (("photos", "new", 2), ("good", "new", 2, "--valid", "photos")):
+        failed(
+            mcml(*arguments(*words, "--strict")), 1, "of 8 pictures of photos cannot be used: photos/clear"
+        )
+    assert not (tmp_path / "new").exists()
+    assert mcml(*arguments("good", "new", 2, "--valid", "good", "--strict")).returncode == 0
+
+
+def test_a_folder_in_which_no_picture_can_be_used_is_refused(mcml, odd_folder):
+    for name in ("one.png", "two.png"):
+        (odd_folder / name).unlink()
+    failed(
+        mcml(*arguments("photos", "run", 2)), 1, "6 of 6 pictures of photos cannot be used: photos/clear.png:"
+    )
+
+
+@pytest.mark.parametrize("quantizer", ["binary", "scalar"])
+@pytest.mark.parametrize("color", ["black", "white", "#ff0000"])
+def test_constant_pictures_are_trained_on_without_nan(mcml, photo_folder, tmp_path, quantizer, color):
+    for path in photo_folder.iterdir():
+        path.unlink()
+    Image.new("RGB", (40, 33), color).save(photo_folder / "one.png")
+    words = ("--quantizer", quantizer, "--variant", "fusion", "--valid", "photos", "--log-every", 1)
+    assert mcml(*arguments("photos", "run", 3, *words), **{}).returncode == 0
+    model = weights.load(tmp_path / "run" / "model")
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    named = {"estimated_bpp_Y", "estimated_bpp_Cb", "estimated_bpp_Cr"}  # not measured in every step
+    for row in training_run.read_log(tmp_path / "run"):
+        assert all(math.isfinite(value) for name, value in row.items() if name not in named)
+    text = (tmp_path / "run" / "validation.csv").read_text()
+    assert all(
+        math.isfinite(float(value)) for row in csv.DictReader(text.splitlines()) for value in row.values()
+    )
+
+
+def test_a_threshold_start_from_constant_pictures_says_what_to_do(mcml, photo_folder):
+    Image.new("RGB", (160, 128), "grey").save(photo_folder / "three.png")
+    threshold = {"stage.start": "threshold"}
+    assert mcml(*arguments("photos", "some", 1, **threshold)).returncode == 0
+    for name in ("one.png", "two.png"):
+        (photo_folder / name).unlink()
+    result = mcml(*arguments("photos", "all", 1, **threshold))
+    failed(result, 1, "too uniform for a threshold code of 16 bits (0 found)", "--set stage.start=plain")
+
+
+@pytest.mark.parametrize("mask, most", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_who_may_read_the_run_is_as_umask_says(mcml, photo_folder, tmp_path, mask, most):
+    before = os.umask(mask)
+    try:
+        assert mcml(*arguments("photos", "run", 1, "--valid", "photos", "--variant", "luma")).returncode == 0
+    finally:
+        os.umask(before)
+    modes = {p: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "run").rglob("*")}
+    assert {path.name for path in modes} >= {
+        "weights-0.safetensors.gz",
+        "config.json",
+        "state-000.pt",
+        "log.csv",
+    }
+    assert {mode for path, mode in modes.items() if path.is_file()} == {most}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o777 & ~mask}
+
+
+def test_rows_and_checkpoints_come_as_often_as_one_says(mcml, photo_folder, tmp_path):
+    often = ("--log-every", 2, "--save-minutes", 0)
+    assert mcml(*arguments("photos", "run", 7, *often)).returncode == 0
+    assert [row["step"] for row in training_run.read_log(tmp_path / "run")] == [2, 4, 6, 7]
+    kept = ["checkpoint-00000006", "checkpoint-00000007"]
+    assert [path.name for path in training_run.checkpoints(tmp_path / "run")] == kept
+    assert mcml(*arguments("photos", "seldom", 7)).returncode == 0
+    assert [path.name for path in training_run.checkpoints(tmp_path / "seldom")] == kept[1:]
+    failed(
+        mcml(*arguments("photos", "x", 7, "--log-every", 0)), 2, "--log-every: expected a whole number from 1"
+    )
+    failed(
+        mcml(*arguments("photos", "x", 7, "--save-minutes", -1)),
+        2,
+        "--save-minutes: expected a number from 0",
+    )
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_that_is_said(mcml, photo_folder, tmp_path):
+    often = ("--log-every", 1, "--save-minutes", 0)
+    assert mcml(*arguments("photos", "run", 4, *often)).returncode == 0
+    path = tmp_path / "run" / "checkpoint-00000004" / "state-000.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    shutil.copytree(tmp_path / "run" / "checkpoint-00000003", tmp_path / "run" / "checkpoint-best")
+    done = mcml(*arguments("photos", "run", 5, *often))
+    assert done.returncode == 0
+    said = "run/checkpoint-00000004: not a whole checkpoint (its files differ from SHA256SUMS)"
+    assert done.stderr.splitlines()[:2] == [f"{said}; the one before it is taken", "resumed at step 3"]
+    for path in (tmp_path / "run").glob("checkpoint-*/state-000.pt"):
+        path.write_bytes(b"")
+    damaged = "run/checkpoint-00000005: not a whole checkpoint (its files differ from SHA256SUMS), nor is any"
+    failed(mcml(*arguments("photos", "run", 5, *often)), 1, damaged)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_refused(mcml, photo_folder, tmp_path, value):
+    model = build(tiny_recipe().model, 1)
+    next(model.streams["Y"].encoder.parameters()).data[0] = value
+    weights.save_model(model, tmp_path / "bad", {})
+    for words in (arguments("photos", "run", 1, "--from", "./bad"), ("train-entropy", "--steps", 1, "--data",
+                  "photos", "--model", "./bad", "--run-dir", "run")):  # fmt: skip
+        failed(mcml(*words), 1, "bad: streams.Y.encoder.", "not finite")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_second_training_in_a_folder_is_told_and_goes_on_when_the_first_was_killed(
+    mcml, photo_folder, tmp_path
+):
+    words = arguments(photo_folder, tmp_path / "run", 4000, "--log-every", 1, "--save-minutes", 0)
+    command, place = [sys.executable, "-m", "mcml", *words], {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=place, stderr=subprocess.DEVNULL)
+    try:
+        while not training_run.checkpoints(tmp_path / "run"):
+            assert first.poll() is None
+            time.sleep(0.05)
+        failed(mcml(*words), 1, f"lock: process {first.pid} is training in this folder; wait")
+    finally:
+        first.kill()  # nothing is tidied up
+    first.wait()
+    reached = training_run.read_log(tmp_path / "run")[-1]["step"]
+    second = mcml(*arguments(photo_folder, tmp_path / "run", reached + 1))
+    assert second.returncode == 0 and "resumed at step" in second.stderr
+    assert not (tmp_path / "run" / training_run.LOCK).exists()
 
 
 # --------------------------------------------------------------------------- train-entropy

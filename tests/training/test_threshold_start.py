@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import fft
 
-from mcml.base.errors import UsageError
+from mcml.base.errors import DataError
 from mcml.data import sets as data
 from mcml.data.patches import PatchStore
 from mcml.lab.experiments import at_rate, luma_codec
@@ -136,9 +136,9 @@ def test_entropy_and_odds_are_counted_in_the_cell_given_two_neighbours(step):
 
 
 def test_a_design_does_not_promise_cells_that_the_samples_do_not_tell_apart():
-    with pytest.raises(UsageError, match="40 bits"):
+    with pytest.raises(DataError, match=r"40 bits .*stage.start=plain"):
         design(synthetic([1.0], b=1, side=9), 40)
-    with pytest.raises(UsageError, match="4 bits"):
+    with pytest.raises(DataError, match="4 bits"):
         design(torch.zeros(2, 3, 5, 5), 4)
 
 
