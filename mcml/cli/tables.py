@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import glob
-import json
 import os
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcml.base.errors import DataError, UsageError
-from mcml.base.files import atomic_write, check_writable, is_seen, read_bytes, to_csv
+from mcml.base.errors import DataError, McmlError, StoppedError, UsageError
+from mcml.base.files import (
+    atomic_write,
+    check_writable,
+    is_device,
+    is_seen,
+    read_bytes,
+    shown,
+    to_csv,
+    to_json,
+)
 from mcml.cli.files import SUFFIX, decoder, find_inputs
 from mcml.cli.main import (
     BACKGROUND,
@@ -21,13 +30,16 @@ from mcml.cli.main import (
     Progress,
     add_command,
     add_output,
+    fail,
     number,
     print_rows,
+    tell,
 )
 from mcml.lab.output import as_rows, provenance
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from mcml.codec.learned import LearnedCodec
     from mcml.data.sets import ImageSet
@@ -91,18 +103,28 @@ def compare(options: argparse.Namespace) -> None:
 
     rows: list[dict[str, Any]] = []
     codec_for = decoder(options)
-    for name, first, second in _pairs(options.reference, options.decoded):
-        a, b = (_pixels(path, options, codec_for) for path in (first, second))
-        if a.shape != b.shape:
-            sizes = f"{first} is {a.shape[1]} x {a.shape[0]} and {second} is {b.shape[1]} x {b.shape[0]}"
-            raise DataError(f"{sizes} pixels: sizes must be equal")
-        rows.append({"image": name, **vars(distortion.compare(a, b))})
+    for name, *pair in _pairs(options.reference, options.decoded):
+        path = pair[0]
+        try:
+            a, b = (_pixels(path := one, options, codec_for) for one in pair)
+            if a.shape != b.shape:
+                sizes = " and ".join(
+                    f"{one} is {x.shape[1]} x {x.shape[0]}" for one, x in zip(pair, (a, b), strict=True)
+                )
+                raise DataError(f"{path}: sizes must be equal, {sizes} pixels")
+            rows.append({"image": name, **vars(distortion.compare(a, b))})
+        except UsageError:
+            raise
+        except Exception as error:
+            fail(options, error, path)
+    if not rows and not options.json:
+        return
     mean = distortion.mean_row(rows)
-    shown = rows
+    listed = rows
     if len(rows) > 1:
         means = {name: value for name, value in mean.items() if name in rows[0]}
-        shown = [*rows, {"image": f"mean of {mean['images']}", **means}]
-    print_rows(options, shown, ("image", *POSTERS), rows=rows, mean=mean)
+        listed = [*rows, {"image": f"mean of {mean['images']}", **means}]
+    print_rows(options, listed, ("image", *POSTERS), rows=rows, mean=mean)
     if mean["identical"] and len(rows) > 1 and not options.json:
         identical = f"{mean['identical']} of {mean['images']} pairs are identical"
         print(f"{identical}: infinite dB are not in the mean.")
@@ -112,12 +134,12 @@ def _pixels(
     path: Path, options: argparse.Namespace, codec_for: Callable[[bytes], LearnedCodec]
 ) -> np.ndarray:
     """Read a picture, or decode a .mcml file."""
-    from mcml.codec.container import read_header
-    from mcml.data.images import read_image
+    from mcml.codec.container import MAGIC, read_header
+    from mcml.data.images import decode_image
 
-    if path.suffix.lower() != SUFFIX:
-        return read_image(path, options.background)
-    data = read_bytes(path)
+    data = read_bytes(path)  # once: it may be a pipe
+    if path.suffix.lower() != SUFFIX and not data.startswith(MAGIC):
+        return decode_image(data, str(path), options.background)
     try:
         return codec_for(read_header(data)[0].model).decode(data)
     except DataError as error:
@@ -162,6 +184,7 @@ def _image_set(options: argparse.Namespace) -> ImageSet:
     if word.lower().endswith(SUFFIX):
         raise UsageError(f"{word} is compressed already: `mcml compare ORIGINAL {word}` measures it")
     if not (others or Path(word).suffix.lower() in EXTENSIONS or glob.has_magic(word)):
+        _check_file(Path(word), of_folder=True)
         return image_set(word)
     for word in options.words:
         if word in registry() and not Path(word).exists():
@@ -169,9 +192,16 @@ def _image_set(options: argparse.Namespace) -> ImageSet:
     paths = find_inputs(options, EXTENSIONS, "image", strict=True)
     check_stems(paths)
     for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
+        _check_file(path)
     return ImageSet(name=" ".join(Path(word).name for word in options.words), paths=tuple(paths))
+
+
+def _check_file(path: Path, of_folder: bool = False) -> None:
+    """Raise `DataError` unless a path is a file, or maybe a folder or a data set's name."""
+    if is_device(path):
+        raise DataError(f"{path}: is a pipe or a device, which every codec would have to read: give a file")
+    if not (of_folder or path.is_file()):
+        raise DataError(f"{path}: no such file")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -185,8 +215,7 @@ def evaluate(options: argparse.Namespace) -> None:
     that the folder has already are not measured again.
     """
     from mcml.codec.interface import get_codec
-    from mcml.lab import evaluate as evaluation
-    from mcml.lab.parameters import parse_bpp_list, parse_names
+    from mcml.lab.parameters import parse_names
 
     names = parse_names(options.codecs)
     if not names:
@@ -197,38 +226,95 @@ def evaluate(options: argparse.Namespace) -> None:
         raise UsageError("--csv for a table of files or --out for a folder of curves: give one of them")
     if (options.out and (options.bpp or options.background)) or (options.at_bpp and not options.out):
         raise UsageError("--at-bpp goes with --out, --bpp and --background without it")
-    if options.out:
-        _evaluate_curves(options, names)
-        return
+    (_evaluate_curves if options.out else _evaluate_files)(options, names)
+
+
+def _evaluate_files(options: argparse.Namespace, names: list[str]) -> None:
+    from mcml.lab import evaluate as evaluation
+    from mcml.lab.parameters import parse_bpp_list
+
     targets = None if options.bpp is None else parse_bpp_list(options.bpp)
     files = _csv_and_record(options)
     images = _image_set(options)
     for path in files[:1]:
         check_writable(path)  # now, not after an hour of encoding
-    began = time.perf_counter()
-    with Progress("evaluate") as progress:
-        progress.update(0.0, f"{len(names)} codecs on {len(images.paths)} images")
-        table = evaluation.evaluate(
-            images.paths, names, targets, workers=options.workers, background=options.background,
-            progress=lambda done, total: progress.update(done / total, f"{done} of {total}"),
-        )  # fmt: skip
+    parameters = {"folder": images.name, "codecs": names, "target_bpp": targets}
+    parameters |= {"background": options.background} if options.background else {}
+    left_out: dict[Path, str] = {}
+    write = partial(_write_table, options, files, images, parameters, left_out, time.perf_counter())
+    table = _measured(options, images, names, targets, left_out, write)
     rows, means = as_rows(table), as_rows(evaluation.mean_table(table))
-    if files:
-        atomic_write(files[0], to_csv(rows))
-        parameters = {"folder": images.name, "codecs": names, "target_bpp": targets}
-        record = {
-            "parameters": parameters | ({"background": options.background} if options.background else {}),
-            "images": len(images.paths), "data_hash": images.digest,
-            "seconds": round(time.perf_counter() - began, 1), **provenance(),
-        }  # fmt: skip
-        atomic_write(files[1], json.dumps(record, indent=2) + "\n")
+    written = ""
+    if files and rows:
+        try:
+            write(rows)
+            written = f"{len(rows)} rows in {shown(files[0])}"
+        except DataError as error:  # what it would have held is shown at least
+            fail(options, error)
+    if not (rows or options.json):
+        return
     brief = ("codec", *(() if targets is None else ("target_bpp",)), "quality", "bpp", *MEASURES)
     print_rows(options, means, brief, rows=rows, means=means)
     for sentence in evaluation.misses(table):
-        print(f"note: {sentence}", file=sys.stderr)
-    if files:
-        print(f"{len(table)} rows in {files[0]}", file=sys.stderr)
+        tell(f"note: {shown(sentence)}")
+    if written:
+        tell(written)
     evaluation.check_reach(table)
+
+
+def _measured(
+    options: argparse.Namespace, images: ImageSet, names: list[str], targets: list[float] | None,
+    left_out: dict[Path, str], write: Callable[..., None],
+) -> pd.DataFrame:  # fmt: skip
+    """Evaluate images; tell and add to `left_out` what cannot be; write what is finished if it ends early."""
+    from mcml.lab import evaluate as evaluation
+
+    finished: list[dict[str, Any]] = []
+    with Progress("evaluate") as progress:
+
+        def failed(path: Path, error: McmlError) -> None:
+            left_out[path] = str(error)
+            progress.clear()
+            fail(options, error, path)
+
+        progress.update(0.0, f"{len(names)} codecs on {len(images.paths)} images")
+        try:
+            return evaluation.evaluate(
+                images.paths, names, targets, workers=options.workers, background=options.background,
+                progress=lambda done, total: progress.update(done / total, f"{done} of {total}"),
+                keep=finished.extend, failed=failed,
+            )  # fmt: skip
+        except (McmlError, StoppedError) as error:
+            if options.csv and finished:
+                write(finished, ended=str(error).partition(";")[0])
+                kept = f"the {len(finished)} rows that were finished are in {options.csv}"
+                if isinstance(error, StoppedError):
+                    error.then = kept
+                else:
+                    progress.say(shown(kept))
+            raise
+
+
+def _write_table(
+    options: argparse.Namespace, files: list[Path], images: ImageSet, parameters: dict[str, Any],
+    left_out: dict[Path, str], began: float, rows: list[dict[str, Any]], **ended: Any,
+) -> None:  # fmt: skip
+    """Write a table and what it was made from: `files`; `ended` says how, if it is not whole."""
+    from mcml.data.images import data_digest
+
+    atomic_write(files[0], to_csv(rows), overwrite=options.overwrite)
+    used = [path for path in images.paths if path not in left_out]
+    try:
+        digest = data_digest(used)
+    except DataError:  # a picture is gone by now
+        digest = "unknown"
+    if left_out:
+        ended["left_out"] = {path.name: text for path, text in left_out.items()}
+    record = {
+        "parameters": parameters, "images": len(used), "data_hash": digest, **ended,
+        "seconds": round(time.perf_counter() - began, 1), **provenance(),
+    }  # fmt: skip
+    atomic_write(files[1], to_json(record) + "\n", overwrite=options.overwrite)
 
 
 def _csv_and_record(options: argparse.Namespace) -> list[Path]:
@@ -251,11 +337,27 @@ def _evaluate_curves(options: argparse.Namespace, names: list[str]) -> None:
     rates = curves.RATES if options.at_bpp is None else parse_bpp_list(options.at_bpp)
     images = _image_set(options)
     check_writable(options.out / "points.csv")
+    for path in images.paths:
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            fail(options, DataError(f"{path}: cannot be read ({error.strerror})"))
+            images = replace(images, paths=tuple(p for p in images.paths if p != path))
     with Progress("evaluate", every_s=60) as progress:
-        means, savings = curves.extend(
-            options.out, images, names, sorted(rates), anew=options.overwrite, workers=options.workers,
-            progress=lambda done, total: progress.update(done / total, f"{done} of {total}"),
-        )  # fmt: skip
+
+        def failed(path: Path, error: McmlError) -> None:
+            progress.clear()
+            fail(options, error, path)
+
+        try:
+            means, savings = curves.extend(
+                options.out, images, names, sorted(rates), anew=options.overwrite, workers=options.workers,
+                progress=lambda done, total: progress.update(done / total, f"{done} of {total}"),
+                failed=failed,
+            )  # fmt: skip
+        except StoppedError as stopped:
+            stopped.then = f"what was finished is kept in {options.out}; the same command goes on from there"
+            raise
     sentences = curves.continued(means)
     means, savings = as_rows(means), as_rows(savings)
     tables = {"means": means, "bd_rate": savings}
@@ -263,8 +365,8 @@ def _evaluate_curves(options: argparse.Namespace, names: list[str]) -> None:
     if savings and not options.json:
         print_rows(options, savings, list(savings[0]))
     for sentence in sentences:
-        print(f"note: {sentence}", file=sys.stderr)
-    print(f"points.csv, means.csv and bd_rate.csv in {options.out}", file=sys.stderr)
+        tell(f"note: {sentence}")
+    tell(f"points.csv, means.csv and bd_rate.csv in {options.out}")
 
 
 def data(options: argparse.Namespace) -> None:
@@ -289,7 +391,7 @@ def data(options: argparse.Namespace) -> None:
             rows[-1]["state"] = "not here: set MCML_DATA"
             if "not found" not in str(error):
                 rows[-1]["state"] = "damaged or incomplete"
-                print(f"note: {error}", file=sys.stderr)
+                tell(f"note: {error}")
     print_rows(options, rows, ("name", "images", "state"))
 
 
@@ -318,4 +420,4 @@ def reproduce(options: argparse.Namespace) -> None:
 
         only = parse_names(options.only) or None
         path = runner.reproduce(options.profile, only, overrides, progress=show, say=progress.say)
-    print(f"report: {os.path.relpath(path)}")
+    print(f"report: {shown(os.path.relpath(path))}")

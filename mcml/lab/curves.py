@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 
-from mcml.base.errors import UsageError
-from mcml.base.files import atomic_write, sha256, to_csv
+from mcml.base.errors import DataError, McmlError, UsageError
+from mcml.base.files import atomic_write, legible, lock, sha256, to_csv, to_json
 from mcml.codec import interface as codecs
 from mcml.data.images import read_image
 from mcml.data.sets import ImageSet
 from mcml.lab.evaluate import bd_rate
 from mcml.lab.output import as_rows, provenance
-from mcml.lab.workers import side_by_side
+from mcml.lab.workers import attempt, side_by_side
 from mcml.metrics import distortion as metrics
 
 RATES = (0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -60,7 +60,7 @@ def picture_curve(
                 metrics.compare(image, codec.decode(data))
             )
             row = {name: float(f"{value:.{DIGITS}g}") for name, value in row.items()}
-            points[quality] = {"image": path.stem, "codec": codec_name, "quality": quality} | row
+            points[quality] = {"image": legible(path.stem), "codec": codec_name, "quality": quality} | row
         return points[quality]["bpp"]
 
     middle = len(codec.qualities) // 2
@@ -82,6 +82,7 @@ def extend(
     anew: bool = False,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    failed: Callable[[Path, McmlError], None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Add codecs to a folder of curves, whose other points stay, and write its tables anew.
 
@@ -96,21 +97,41 @@ def extend(
         anew: measure these codecs again, whatever is there.
         workers: processes; 0 means one for each core.
         progress: called with (done, total) after each picture and codec.
+        failed: called with a picture that cannot be read or coded, and why: the tables are without it.
 
     Returns:
         What ``means.csv`` and ``bd_rate.csv`` hold: `at_equal_bytes`, `savings`.
 
     Raises:
         UsageError: if the folder's points are of other pictures.
+        DataError: if another run is adding to the folder, or its files are damaged.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder, partial(_refuse, folder)):
+        return _extend(folder, images, codec_names, rates, anew, workers, progress, failed)
+
+
+def _refuse(folder: Path) -> NoReturn:
+    raise DataError(f"{folder}: another run is adding to it; wait for its end, or name another folder")
+
+
+def _extend(
+    folder: Path, images: ImageSet, codec_names: Sequence[str], rates: Sequence[float], anew: bool,
+    workers: int, progress: Callable[[int, int], None] | None, failed: Callable[..., None] | None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     record_file, points_file = folder / "run.json", folder / "points.csv"
-    record = json.loads(record_file.read_text("utf-8")) if record_file.exists() else {}
+    try:
+        record = json.loads(record_file.read_text("utf-8")) if record_file.exists() else {}
+        names = {"image": str, "codec": str}  # not numbers, and none is missing, whatever they look like
+        old = as_rows(pd.read_csv(points_file, converters=names)) if points_file.exists() else []
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: its run.json or points.csv is damaged; name another folder") from error
     if record.get("data_hash", images.digest) != images.digest:
         raise UsageError(f"{folder}: its points are of other pictures than {images.name}; name another")
     settings, before = {name: _settings(name) for name in codec_names}, record.get("settings", {})
     stale = {name for name in settings if anew or before.get(name) != settings[name]}
     points: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in as_rows(pd.read_csv(points_file)) if points_file.exists() else ():
+    for row in old:
         if row["codec"] not in stale:
             points.setdefault((row["codec"], row["image"]), []).append(row)
 
@@ -119,7 +140,15 @@ def extend(
         atomic_write(points_file, to_csv(rows))
         return rows
 
-    def keep(curve: list[dict[str, Any]]) -> None:
+    def keep(curve: list[dict[str, Any]] | McmlError) -> None:
+        path = next(order)
+        if isinstance(curve, McmlError):
+            if failed is None:
+                raise curve
+            if legible(path.stem) not in lost:
+                failed(path, curve)
+            lost.add(legible(path.stem))
+            return
         key = curve[0]["codec"], curve[0]["image"]
         if len(curve) != len(points.get(key, ())):
             points[key] = curve
@@ -131,15 +160,23 @@ def extend(
     run = {"codecs": list(codec_names), "rates_bpp": list(rates), "seconds": None, **provenance()}
     write_record(folder, record, run)
     began = time.perf_counter()
+    pairs = list(product(codec_names, images.paths))
+    order, lost = iter([path for _, path in pairs]), set()
     calls = [
         partial(
-            picture_curve, path, name, rates,
-            {row["quality"]: row for row in points.get((name, path.stem), ())},
+            attempt,
+            partial(
+                picture_curve, path, name, rates,
+                {row["quality"]: row for row in points.get((name, legible(path.stem)), ())},
+            ),
         )
-        for name in codec_names for path in images.paths
+        for name, path in pairs
     ]  # fmt: skip
     side_by_side(calls, workers, progress, keep)
-    pictures = at_equal_bytes(write(), rates)
+    rows = [row for row in write() if row["image"] not in lost]
+    if not rows:
+        raise DataError(f"{folder}: no picture could be measured")
+    pictures = at_equal_bytes(rows, rates)
     means, saved = mean_of(pictures), savings(pictures)
     for name, table in (("means", means), ("bd_rate", saved)):
         if len(table):  # without an anchor there are no differences
@@ -164,7 +201,7 @@ def write_record(folder: Path, record: Mapping[str, Any], run: Mapping[str, Any]
     runs = [*record.get("runs", ()), run]
     record = {**record, "commit": run["commit"], "dirty": any(own["dirty"] for own in runs), "runs": runs}
     record["files"] = {file.name: sha256(file) for file in sorted(folder.glob("*.csv"))}
-    atomic_write(folder / "run.json", json.dumps(record, indent=2) + "\n")
+    atomic_write(folder / "run.json", to_json(record) + "\n")
 
 
 def at_equal_bytes(points: Sequence[Mapping[str, Any]], rates: Sequence[float]) -> pd.DataFrame:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mcml.base.errors import DataError, UsageError
+from mcml.base.errors import DataError, McmlError, UsageError
+from mcml.base.files import legible
 from mcml.codec import interface as codecs
 from mcml.data.images import Color, check_stems, read_image
-from mcml.lab.workers import side_by_side
+from mcml.lab.workers import attempt, side_by_side
 from mcml.metrics import distortion as metrics
 
 KEYS = ("image", "codec", "quality", "target_bpp", "bpp", "reached")
@@ -29,6 +30,8 @@ def evaluate(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
     background: Color | None = None,
+    keep: Callable[[list[dict[str, Any]]], None] | None = None,
+    failed: Callable[[Path, McmlError], None] | None = None,
 ) -> pd.DataFrame:
     """Encode, decode and measure every image with every codec, in parallel over both.
 
@@ -39,6 +42,9 @@ def evaluate(
         workers: processes; 0 means one for each core.
         progress: called with (done, total) after each image and codec.
         background: behind transparent pixels, as in `mcml.data.read_image`.
+        keep: called with the rows of each image and codec as they come.
+        failed: called with an image that cannot be read or coded, and why: it is left out of the table,
+            with all codecs, so that their means are of the same images. Without, the error is raised.
 
     Returns:
         One row for each image, codec and rate: `KEYS`, then `mcml.metrics.COLUMNS`, in
@@ -47,7 +53,7 @@ def evaluate(
 
     Raises:
         UsageError: for an unknown codec or a rate that is not above 0.
-        DataError: for an unreadable image, or two images of one name.
+        DataError: for an unreadable image without `failed`, or two images of one name.
     """
     for name in codec_names:
         codecs.get_codec(name)
@@ -57,11 +63,25 @@ def evaluate(
     if target_bpp is not None and len(target_bpp) == 0:
         raise UsageError("no rate to evaluate at: give some, or None for the codecs' own qualities")
     check_stems(list(paths))
-    calls = [
-        partial(_image_rows, path, name, target_bpp, background)
-        for path in paths for name in codec_names
-    ]  # fmt: skip
-    rows = [row for rows in side_by_side(calls, workers, progress) for row in rows]
+    pairs = [(path, name) for path in paths for name in codec_names]
+    calls = [partial(attempt, partial(_image_rows, *pair, target_bpp, background)) for pair in pairs]
+    order, made, lost = iter(pairs), [], set()
+
+    def take(result: list[dict[str, Any]] | McmlError) -> None:
+        path, _ = next(order)
+        if isinstance(result, McmlError):
+            if failed is None:
+                raise result
+            if path not in lost:
+                failed(path, result)
+            lost.add(path)
+        else:
+            made.append((path, result))
+            if keep:
+                keep(result)
+
+    side_by_side(calls, workers, progress, take)
+    rows = [row for path, rows in made if path not in lost for row in rows]
     return pd.DataFrame(rows, columns=[*KEYS, *metrics.COLUMNS])
 
 
@@ -77,7 +97,7 @@ def _image_rows(
         else:
             file = codecs.encode_at_bpp(codec, image, point, encoder=encoder)
             data, quality, target, reached = file.data, file.quality, point, file.reached
-        key = (path.stem, codec_name, quality, target, codecs.bits_per_pixel(data, image), reached)
+        key = (legible(path.stem), codec_name, quality, target, codecs.bits_per_pixel(data, image), reached)
         row = metrics.compare(image, codec.decode(data))
         rows.append({**dict(zip(KEYS, key, strict=True)), **vars(row)})
     return rows

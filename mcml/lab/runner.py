@@ -42,6 +42,7 @@ from mcml.lab.output import command_line, results_root
 from mcml.lab.parameters import CHECKS, CODECS, DATA_SETS, check_parameters, load_profile, parse_names
 
 Progress = Callable[[str, int, int], None]  # notebook, cells done, cells in all
+KEPT = "finished notebooks are kept; the same command goes on from there"
 NO_NUMBERS = (  # what decides none: caches, hidden files, and what runs notebooks and prints
     *("*__pycache__*", "cache/*", ".*", "*/.*"),
     *("__main__.py", "cli/*", "lab/runner.py", "lab/report.py", "lab/prose.py", "lab/templates/*"),
@@ -218,7 +219,7 @@ def reproduce(
             say(missing)
         for run in runs:
             if caught:  # while no kernel ran that could end by it
-                raise StoppedError(caught[0])
+                raise StoppedError(caught[0], KEPT)
             with _lock(folder, run.name, say):
                 fingerprint, start = run.fingerprint(), time.perf_counter()
                 if _is_finished(folder / run.name, fingerprint):
@@ -342,14 +343,14 @@ def _stopped_by_signals() -> Iterator[list[int]]:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
         if not children:
-            raise StoppedError(number)
+            raise StoppedError(number, KEPT)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
     except Exception as error:
         if caught:
-            raise StoppedError(caught[0]) from error
+            raise StoppedError(caught[0], KEPT) from error
         raise
     finally:
         for number, handler in before.items():

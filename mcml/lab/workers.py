@@ -6,14 +6,20 @@ import os
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
+from mcml.base.errors import DataError, UsageError, explained
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that there are no semaphores: `side_by_side` does without
+    import joblib
 
 
 @contextmanager
@@ -42,23 +48,47 @@ def side_by_side(
     Args:
         calls: functions without arguments (`functools.partial`).
         workers: processes, 0 for as many as there are cores, never more than calls; 1 stays in
-            this process.
+            this process, as all do where the system lends no shared memory to several.
         progress: called with (done, total) after each call, in order.
         keep: called with each result before that.
+
+    Raises:
+        DataError: if the system ended a process.
     """
-    count, results = min(workers or joblib.cpu_count(), max(len(calls), 1)), []
-    pool = {"inner_max_num_threads": 1, "initializer": _watch, "initargs": (os.getpid(),)}
-    with warnings.catch_warnings(), joblib.parallel_config("loky", **pool), one_thread():
-        warnings.filterwarnings("ignore", message="A worker stopped")  # one grown large starts anew
-        for result in joblib.Parallel(count, return_as="generator")(
-            map(joblib.delayed(partial(_in_folder, Path.cwd())), calls)
-        ):
-            results.append(result)
-            if keep:
-                keep(result)
-            if progress:
-                progress(len(results), len(calls))
+    count, results = min(joblib.effective_n_jobs(workers or -1), max(len(calls), 1)), []
+    with one_thread():
+        try:
+            for result in _in_processes(calls, count) if count > 1 else (call() for call in calls):
+                results.append(result)
+                if keep:
+                    keep(result)
+                if progress:
+                    progress(len(results), len(calls))
+        except BrokenExecutor as error:
+            advice = "most often for want of memory: take fewer workers"
+            raise DataError(f"the system ended one of {count} processes, {advice}") from error
     return results
+
+
+def _in_processes(calls: Sequence[Callable[[], Any]], count: int) -> Iterator[Any]:
+    pool = {"inner_max_num_threads": 1, "initializer": _watch, "initargs": (os.getpid(),)}
+    with warnings.catch_warnings(), joblib.parallel_config("loky", **pool):
+        warnings.filterwarnings("ignore", message="A worker stopped")  # one grown large starts anew
+        yield from joblib.Parallel(count, return_as="generator")(
+            map(joblib.delayed(partial(_in_folder, Path.cwd())), calls)
+        )
+
+
+def attempt(call: Callable[[], Any]) -> Any:
+    """Make a call; an error that is of its data alone is returned, as one of ours, with its traceback."""
+    try:
+        return call()
+    except UsageError:
+        raise
+    except Exception as error:
+        ours = explained(error)
+        ours.add_note(traceback.format_exc())
+        return ours
 
 
 def _in_folder(folder: Path, call: Callable[[], Any]) -> Any:

@@ -71,7 +71,7 @@ def test_compare_decodes_mcml_files_on_either_side(mcml, photo_folder, tmp_path)
     ):  # fmt: skip
         row = strict(mcml("compare", *words, "--json").stdout)["rows"][-1]
         assert row == {"image": "two", **vars(metrics.compare(*images))}
-    wrong = mcml("compare", "photos", "files", "--model", "scalar_fusion")
+    wrong = mcml("compare", "photos/one.png", "files/one.mcml", "--model", "scalar_fusion")
     failed(wrong, 1, "files/one.mcml: the file was written by fusion: scalar_fusion cannot decode it")
     failed(mcml("compare", "photos/one.png", "files/two.mcml"), 1, "sizes must be equal")
     (tmp_path / "files" / "two.mcml").write_bytes(file[:-5])
@@ -241,7 +241,7 @@ def test_an_existing_table_and_its_record_are_kept_unless_overwrite_is_given(
         ("photos --bpp 0.3,x", 2, "bpp list '0.3,x': expected rates above 0"),
         ("photos --bpp -1", 2, "bpp list '-1': expected rates above 0"),
         ("empty", 1, "empty: holds no image"),
-        ("broken", 1, "broken/one.png: not an image"),
+        ("broken/one.png", 1, "broken/one.png: not an image"),
         ("./nowhere", 1, "nowhere: no such folder"),
         ("kodac", 2, "unknown data set 'kodac': did you mean 'kodak'?"),
         ("train", 1, "data set 'train' not found (MCML_DATA is not set)"),
