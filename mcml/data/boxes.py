@@ -174,7 +174,9 @@ def read_avif(raw: bytes) -> Picture:
 
 def _primary_item(raw: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Return type and content of a HEIF file's primary item's properties, and its data (ISO/IEC 14496-12)."""
-    meta = next((start, end) for kind, start, end in _boxes(raw) if kind == b"meta")
+    meta = next(((start, end) for kind, start, end in _boxes(raw) if kind == b"meta"), None)
+    if meta is None:
+        raise DataError("damaged: it ends before its pixels")
     inner = {kind: raw[start:end] for kind, start, end in _boxes(raw, meta[0] + 4, meta[1])}
     primary = int.from_bytes(inner[b"pitm"][4 : 8 if inner[b"pitm"][0] else 6])
     parts = {

@@ -24,6 +24,8 @@ def read_jpeg(raw: bytes) -> Picture:
         if marker == 0xDA:
             break
         content = raw[start:end]
+        if marker == 0xC3 or (marker in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA) and content[:1] != b"\x08"):
+            raise DataError("lossless JPEG, or one of other than 8 bits, is not read here; save it as PNG")
         if marker == 0xE2 and content[:12] == b"ICC_PROFILE\0":
             pieces[content[12]] = content[14:]
             counts.add(content[13])

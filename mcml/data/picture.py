@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mcml.base.errors import DataError
 from mcml.data.color import ColorSpace
@@ -57,7 +57,11 @@ def decoder(module: str) -> Any:
 
 def by_pillow(raw: bytes, kind: str, **more: Any) -> Picture:
     """Decode by Pillow, with ICC profile and EXIF orientation; `more` replaces what it says."""
-    with Image.open(io.BytesIO(raw), formats=[kind]) as image:
+    try:
+        opened = Image.open(io.BytesIO(raw), formats=[kind])
+    except UnidentifiedImageError as error:
+        raise DataError(f"damaged, or a kind of {kind} that is not read here") from error
+    with opened as image:
         check_size(*image.size)
         if getattr(image, "n_frames", 1) > 1:
             raise DataError(f"holds {image.n_frames} frames; give a single picture")

@@ -13,6 +13,9 @@ from mcml.data.color import ColorSpace, RgbSpace, is_valid, of_cicp, power
 from mcml.data.picture import Picture, by_pillow, check_size, decoder, exif_of, turn_of
 
 LIMIT_PROFILE = 1 << 26  # bytes of an ICC profile
+LAYOUTS = {(kind, depth) for kind, depths in
+           ((0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 2, 4, 8)), (4, (8, 16)), (6, (8, 16)))
+           for depth in depths}  # fmt: skip
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 COLOR_CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
@@ -38,6 +41,8 @@ def read_png(raw: bytes) -> Picture:
     raw = b"".join(lean)
     width, height, depth, kind = struct.unpack(">IIBB", raw[16:26])
     check_size(width, height)
+    if raw[26:28] != b"\0\0" or raw[28] > 1 or (kind, depth) not in LAYOUTS:
+        raise DataError("damaged: its header names no kind of PNG")
     _check_deflated(raw)
     told = {"space": _space(colors), "orientation": turn_of(exif_of(exif))}
     if depth == 16:
@@ -59,6 +64,8 @@ def _chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of each chunk's content, up to IEND."""
     place, kind = 8, b""
     while kind != b"IEND":
+        if place + 12 > len(raw):
+            raise DataError("damaged: it ends early")
         size, kind = struct.unpack(">I4s", raw[place : place + 8])
         start, place = place + 8, place + 12 + size
         if place > len(raw):

@@ -6,6 +6,7 @@ import io
 import logging
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mcml.data.picture import Picture, check_size, decoder, rgb_of_ycc, turn_of
 
 COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # samples a pixel, by photometric interpretation
 ASSOCIATED, UNASSOCIATED = 1, 2
+PAGES, COMPLAINTS = 32, 100  # looked at, at most: a chain of pages may be a circle
 REDUCED_OR_MASK = 5  # bits of a page that is none of its own
 JPEG = (6, 7)  # compressions
 PIXEL_TAGS = {
@@ -29,7 +31,7 @@ def read_tiff(raw: bytes) -> Picture:
     """Read the only page; thumbnails and masks do not count."""
     tifffile = decoder("tifffile")
     with _Complaints() as told, tifffile.TiffFile(io.BytesIO(raw)) as file:
-        pages = [page for page in file.pages if not int(page.subfiletype) & REDUCED_OR_MASK]
+        pages = [page for page in islice(file.pages, PAGES) if not int(page.subfiletype) & REDUCED_OR_MASK]
         if len(pages) != 1:
             raise DataError(f"holds {len(pages)} pages; give a single picture")
         page = pages[0]
@@ -73,9 +75,13 @@ class _Complaints(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.tags: set[int] = set()
+        self.count = 0
         self.log = logging.getLogger("tifffile")
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+        if self.count > COMPLAINTS:  # of thousands of tags that a flipped bit has made
+            raise DataError("damaged: its tags cannot be read")
         self.tags |= set(map(int, re.findall(r"TiffTag (\d+) @", record.getMessage())))
 
     def __enter__(self) -> _Complaints:
