@@ -65,9 +65,16 @@ def by_pillow(raw: bytes, kind: str, **more: Any) -> Picture:
         check_size(*image.size)
         if getattr(image, "n_frames", 1) > 1:
             raise DataError(f"holds {image.n_frames} frames; give a single picture")
+        frame = image.tile[0][1] if kind == "GIF" and image.tile else (0, 0, *image.size)
         image.load()
         told = {"space": image.info.get("icc_profile"), "orientation": turn_of(image.getexif)}
-        return samples_of(image, told | more)
+        picture = samples_of(image, told | more)
+        if frame != (0, 0, *image.size):  # a GIF's screen around its picture is transparent
+            left, top, right, bottom = frame
+            inside, picture.alpha = picture.alpha, np.zeros(picture.samples.shape[:2], np.uint8)
+            shown = slice(top, bottom), slice(left, right)
+            picture.alpha[shown] = 255 if inside is None else inside[shown]
+        return picture
 
 
 def samples_of(image: Image.Image, told: Mapping[str, Any]) -> Picture:
