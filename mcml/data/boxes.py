@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from mcml.base.errors import DataError
 from mcml.data.color import ColorSpace, of_cicp
 from mcml.data.jpeg import read_jpeg
 from mcml.data.picture import Picture, check_size, decoder, rgb_of_ycc
+
+TURNS = (b"irot", b"imir", b"clap")
 
 
 def _boxes(raw: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
@@ -162,7 +165,9 @@ def read_avif(raw: bytes) -> Picture:
     if samples.dtype != np.uint8:
         bits = of[b"pixi"][5] if b"pixi" in of else 12 if of[b"av1C"][2] & 32 else 10
     for kind, content in properties:
-        if kind == b"irot":
+        if kind == b"clap":
+            samples = _cropped(samples, content)
+        elif kind == b"irot":
             samples = np.rot90(samples, content[0] & 3)
         elif kind == b"imir":
             samples = samples[:, ::-1] if content[0] & 1 else samples[::-1]
@@ -170,6 +175,19 @@ def read_avif(raw: bytes) -> Picture:
     if samples.shape[2] in (2, 4):
         samples, alpha = samples[..., :-1], samples[..., -1]
     return Picture(samples, 2**bits - 1, of_cicp(*codes) if profile is None else profile, alpha)
+
+
+def _cropped(samples: np.ndarray, clap: bytes) -> np.ndarray:
+    """Return the clean aperture, whose sides and centre are fractions (ISO/IEC 14496-12, 12.1.4)."""
+    numbers = struct.unpack(">IIIIiIiI", clap[:32])
+    width, height, right, down = (Fraction(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True))
+    left, top = (samples.shape[1] - width) / 2 + right, (samples.shape[0] - height) / 2 + down
+    sides = left, top, left + width, top + height
+    if any(side.denominator != 1 or side < 0 for side in sides):
+        raise DataError("its crop (clap) is not of whole pixels; save it as PNG")
+    cropped = samples[int(top) : int(top + height), int(left) : int(left + width)]
+    check_size(*cropped.shape[1::-1])
+    return cropped
 
 
 def _primary_item(raw: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
@@ -184,13 +202,28 @@ def _primary_item(raw: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
     }
     shelf = parts[b"ipco"]
     shelf = [(kind, shelf[start:end]) for kind, start, end in _boxes(shelf, 0, len(shelf))]
-    links, properties = _Fields(parts[b"ipma"][4:]), []
+    links, of = _Fields(parts[b"ipma"][4:]), {}
     wide, size = parts[b"ipma"][3] & 1, 4 if parts[b"ipma"][0] else 2
     for _ in range(links(4)):
         item = links(size)
         indices = [links(1 + wide) & (0x7FFF if wide else 0x7F) for _ in range(links(1))]
-        properties += [shelf[i - 1] for i in indices if item == primary and 0 < i <= len(shelf)]
-    return properties, _item_data(raw, inner.get(b"iloc", b""), primary)
+        of[item] = [shelf[i - 1] for i in indices if 0 < i <= len(shelf)]
+    properties = of.get(primary, [])
+    tile = _first_tile(inner.get(b"iref", b""), primary)
+    if tile is not None:  # of a grid, which may leave the colours to its tiles
+        own = {kind for kind, _ in properties}
+        properties += [(kind, box) for kind, box in of.get(tile, ()) if kind not in {*own, b"ispe", *TURNS}]
+    return properties, _item_data(raw, inner.get(b"iloc", b""), primary if tile is None else tile)
+
+
+def _first_tile(iref: bytes, item: int) -> int | None:
+    """Return the first item that another is derived from, as a grid is from its tiles (8.11.12)."""
+    size = 4 if iref[:1] == b"\1" else 2
+    for kind, start, _ in _boxes(iref, 4, len(iref)):
+        take = _Fields(iref[start:])
+        if kind == b"dimg" and take(size) == item and take(2):
+            return take(size)
+    return None
 
 
 def _item_data(raw: bytes, iloc: bytes, wanted: int) -> bytes:

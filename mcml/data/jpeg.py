@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -63,6 +64,8 @@ def _check_scans(raw: bytes, channels: int) -> None:
     """
     if any(b"\0" * ZEROS in scan for scan in _scans_without_zeros(raw)):
         raise DataError("damaged: some of its pixels are zeroed")
+    if _lacks_scans(raw):
+        raise DataError("damaged: some of its scans are missing")
     try:
         import simplejpeg
     except ImportError:
@@ -75,8 +78,25 @@ def _check_scans(raw: bytes, channels: int) -> None:
             raise
 
 
+class _Scan(NamedTuple):
+    """A scan's header: components, their tables, coefficients low to high, bits before and after (B.2.3)."""
+
+    components: bytes
+    tables: bytes
+    low: int
+    high: int
+    before: int
+    after: int
+
+
+def _scan(raw: bytes, start: int) -> _Scan:
+    end = start + 1 + 2 * raw[start]
+    low, high, bits = raw[end : end + 3]
+    return _Scan(raw[start + 1 : end : 2], raw[start + 2 : end : 2], low, high, bits >> 4, bits & 15)
+
+
 def _scans_without_zeros(raw: bytes) -> Iterator[bytes]:
-    """Yield the coded data of scans in which many zeros are no code of a picture (ITU-T T.81, B.2, F.2, G.1).
+    """Yield the coded data of scans in which many zeros are no code of a picture (ITU-T T.81, F.2, G.1).
 
     The code of zeros alone is a table's first: many in a row are a flat area if it ends a block or is a
     difference of nothing, and else the same value again and again. Refined DC is plain bits.
@@ -87,16 +107,35 @@ def _scans_without_zeros(raw: bytes) -> Iterator[bytes]:
             while start + 17 < end:
                 firsts[raw[start]] = raw[start + 17]
                 start += 17 + sum(raw[start + 1 : start + 17])
-        elif marker == 0xDA and raw[start]:
-            count = raw[start]
-            low, _, refined = raw[start + 2 * count + 1 : start + 2 * count + 4]
-            selectors = raw[start + 2 : start + 2 + 2 * count : 2]
-            dc, ac = ({firsts.get(class_ << 4 | s >> shift & 15) for s in selectors}
-                      for class_, shift in ((0, 4), (1, 0)))  # fmt: skip
-            is_ac = low > 0 or raw[start + 2 * count + 2] > 0
-            flat = any(f is not None and f & 15 == 0 and f < 0xF0 for f in ac) if low else not ac - {0, None}
-            if (is_ac and not flat) or (not is_ac and not refined >> 4 and not dc & {0, None}):
+        elif marker == 0xDA:
+            scan = _scan(raw, start)
+            dc = {firsts.get(table >> 4) for table in scan.tables}
+            ac = {firsts.get(16 | table & 15) for table in scan.tables}
+            if scan.low:  # AC alone, where a code may end many blocks
+                zeros_are_flat = any(first is None or first & 15 == 0 for first in ac)
+            elif scan.high:
+                zeros_are_flat = ac <= {0, None}
+            else:
+                zeros_are_flat = scan.before > 0 or bool(dc & {0, None})
+            if not zeros_are_flat:
                 yield raw[end : _end_of_scan(raw, end)]
+
+
+def _lacks_scans(raw: bytes) -> bool:
+    """Say whether a coefficient of a progressive picture, or a component of another, is never sent whole."""
+    missing: dict[int, set[int]] = {}  # coefficients by component
+    progressive = False
+    for marker, start, _ in _segments(raw):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            progressive = marker in (0xC2, 0xCA)
+            missing = {raw[start + 6 + 3 * i]: set(range(64)) for i in range(raw[start + 5])}
+        elif marker == 0xDA:
+            scan = _scan(raw, start)
+            sent = set(range(scan.low, scan.high + 1)) if progressive else set(range(64))
+            for component in scan.components:
+                if not scan.after or not progressive:
+                    missing.get(component, set()).difference_update(sent)
+    return any(missing.values())
 
 
 def _segments(raw: bytes) -> Iterator[tuple[int, int, int]]:

@@ -80,6 +80,8 @@ def by_pillow(raw: bytes, kind: str, **more: Any) -> Picture:
 def samples_of(image: Image.Image, told: Mapping[str, Any]) -> Picture:
     """Return the samples of an image that Pillow has decoded; `told` are the picture's other fields."""
     mode, key = image.mode, image.info.get("transparency")
+    if mode == "P" and image.format == "PNG" and np.asarray(image).max() >= len(image.palette.palette) // 3:
+        raise DataError("damaged: a pixel has a colour behind its palette's end")
     if mode in ("P", "PA") or (mode == "L" and image.format == "GIF" and key is not None):
         image, mode = image.convert("RGBA"), "RGBA"
     if mode in ("1", "YCbCr"):
