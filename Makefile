@@ -6,6 +6,7 @@ CORES   ?= all
 GPUS    ?= 1
 RUNS    ?= 1000000
 SECONDS ?= 3600
+COUNT   ?= 100000
 DATA    ?= train
 VALID   ?= valid
 RUN     ?= runs
@@ -21,7 +22,7 @@ FLOW    := .venv/.workflow-$(shell cksum < workflow/requirements.txt | cut -d' '
 DOCS    := .venv/.docs-$(shell cksum < docs/requirements.txt | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce paper test test-slow test-portable train-scalar fuzz lab explore site lint refresh clean
+.PHONY: help reproduce paper test test-slow test-portable train-scalar fuzz fuzz-images lab explore site lint refresh clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -64,6 +65,9 @@ fuzz: $(READY) ## Feed the decoder a million damaged files (RUNS=, SECONDS=)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
 	 $(BIN)/python -m pip install --disable-pip-version-check --quiet atheris==3.0.0
 	@$(BIN)/python tests/fuzz_decode.py --runs $(RUNS) --seconds $(SECONDS) $(ARGS)
+
+fuzz-images: $(READY) ## Feed the reader pictures of every format with changed headers (COUNT=, or ARGS=)
+	@$(BIN)/python tests/fuzz_images.py --count $(COUNT) $(ARGS)
 
 lab: $(READY) ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks/01_data_preparation.ipynb
