@@ -108,7 +108,7 @@ def check_stems(paths: Sequence[Path]) -> None:
 def data_digest(paths: Sequence[Path]) -> str:
     """Return the SHA-256 over files' names and bytes, in hex: equal digests, equal data, in any order."""
     lines = sorted(f"{path.name} {sha256(path)}\n" for path in paths)
-    return sha256("".join(lines).encode())
+    return sha256("".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -16,6 +16,7 @@ import re
 import sys
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,14 +25,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
+from matplotlib.scale import LogScale, register_scale
+from matplotlib.ticker import LogFormatterSciNotation
 from PIL import Image
 
+from mcml.base.files import legible
 from mcml.lab.evaluate import LOWER_IS_BETTER
 
 HUES = sns.color_palette("colorblind")
 MARKERS = "os^DvPX*"
 GAP, BAR = 8, 84  # pixels between pictures, and beside maps for their colour bar
 STREAM_HUES = {"Y": "#555555", "Cb": HUES[0], "Cr": HUES[3]}
+SUPERSCRIPTS = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 LABELS = {
     "bpp": "bits per pixel of the file",
     "target_bpp": "bits per pixel of the file",
@@ -117,11 +122,35 @@ SAME = {  # other names of a system: of luma alone a codec has no chroma format,
 }  # fmt: skip
 
 
+class _PowersOfTen(LogFormatterSciNotation):
+    """Ticks of a logarithmic axis without mathtext."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos).replace(r"$\mathdefault{", "").replace(r"\times", "×").rstrip("}$")
+        base, power, digits = text.partition("^{")
+        return base + digits.translate(SUPERSCRIPTS) if power else text
+
+
+class _PlainLogScale(LogScale):
+    """matplotlib's ``log``, whose ticks would need mathtext."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:  # matplotlib 3.10 gives an axis
+        super().__init__(*given, **options)
+
+    def set_default_locators_and_formatters(self, axis: Any) -> None:
+        super().set_default_locators_and_formatters(axis)
+        axis.set_major_formatter(_PowersOfTen(self.base))
+        axis.set_minor_formatter(_PowersOfTen(self.base, labelOnlyBase=self.subs is not None))
+
+
 def use_style() -> None:
     """Set fonts, grid and palette for every figure that follows.
 
     A notebook stores PNG of exactly the figure's pixels, with the figure's label as alternative text.
+    Nothing of the user's own matplotlib settings counts, and dollars in names are no formulas.
     """
+    plt.rcdefaults()
+    register_scale(_PlainLogScale)
     if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -141,6 +170,7 @@ def use_style() -> None:
             "axes.spines.right": False,
             "legend.frameon": False,
             "image.interpolation": "nearest",
+            "text.parse_math": False,
             "svg.hashsalt": "mcml",
         }
     )
@@ -186,7 +216,7 @@ def panels(
 def picture(ax: Axes, image: np.ndarray, title: str = "") -> None:
     """Show (H, W, 3) uint8 without frame or ticks."""
     ax.imshow(image)
-    ax.set_title(title, fontweight="normal", fontsize="small")
+    ax.set_title(legible(title), fontweight="normal", fontsize="small")
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
@@ -237,7 +267,7 @@ def _sheet(
                 h - 2e-3,
             )  # never one pixel more
             ax = figure.add_axes([box[0] / across, box[1] / down, box[2] / across, box[3] / down])
-            ax.set_title(text, fontweight="normal", fontsize="small", pad=4)
+            ax.set_title(legible(text), fontweight="normal", fontsize="small", pad=4)
             axes[-1].append((ax, image))
             x += cell + GAP
         top += high

@@ -186,8 +186,9 @@ class Output:
     def _write(self, name: str, content: bytes | str) -> None:
         if name in self._files:
             raise ValueError(f"{name} was saved before: give every table and figure a name of its own")
+        content = files.legible(content).encode() if isinstance(content, str) else content
         files.atomic_write(self._scratch / name, content)
-        self._files[name] = files.sha256(content.encode() if isinstance(content, str) else content)
+        self._files[name] = files.sha256(content)
 
     def table(self, name: str, rows: Any, caption: str) -> None:
         """Save rows (a DataFrame or dicts) as ``name.csv``, ``name.md`` and ``name.tex``."""

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from mcml.base.files import (
     atomic_write,
     check_writable,
     expanded,
+    legible,
     lock,
     replace_folder,
     repo_root,
@@ -79,6 +81,9 @@ class NotebookRun(NamedTuple):
     def check_data(self) -> None:
         """Find the data sets and the sample image now rather than in a kernel."""
         sets = {name: image_set(name) for name in self.data_sets()}
+        for path in [path for images in sets.values() for path in images.paths]:
+            if legible(path.name) != path.name:
+                raise DataError(f"{path}: its name is not UTF-8, which notebooks cannot print: rename it")
         if self.parameters.get("sample_image"):
             paths = sets[self.parameters["dataset"]].paths[: self.parameters.get("max_images") or None]
             choose("image", self.parameters["sample_image"], [path.stem for path in paths])
@@ -117,10 +122,15 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
     """Read the defaults in a notebook's parameters cell, by name; `UsageError` if there is no such cell."""
     import papermill
 
-    parameters = papermill.inspect_notebook(str(path))
+    parameters = papermill.inspect_notebook(_literal(path))
     if not parameters:
         raise UsageError(f"{path.name} has no cell tagged 'parameters' with parameters in it")
     return {name: ast.literal_eval(about["default"]) for name, about in parameters.items()}
+
+
+def _literal(path: Path) -> str:
+    """Return a path as papermill takes it, which fills in what braces hold."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def plan(
@@ -262,16 +272,22 @@ def _execute(run: NotebookRun, folder: Path, fingerprint: str, progress: Progres
         "MCML_RESULTS": str(scratch),
         "MCML_COMMAND": command_line(),
         "MCML_DATA": os.pathsep.join(str(path.resolve()) for path in data_folders()),
-        "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one of the user's folder
+        "IPYTHONDIR": str(scratch / "ipython"),  # not the user's: its start-up files are no part of a run
+        "JUPYTER_RUNTIME_DIR": str(scratch / "jupyter"),
         "OMP_NUM_THREADS": before.get("OMP_NUM_THREADS", "1"),  # cores are for workers, one each
     }
+    for name in ("PYTHONSTARTUP", "MPLBACKEND"):
+        os.environ.pop(name, None)
+    if os.path.expanduser("~") == "~":  # noqa: PTH111  (Path's raises where the user has no home)
+        os.environ["HOME"] = str(scratch)
     try:
         scratch.mkdir(parents=True)
         options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 180}
-        options["extra_arguments"] = ["--IPKernelApp.log_level=50"]
+        options["kernel_manager_class"] = _own_kernel()
+        options["extra_arguments"] = ["--IPKernelApp.log_level=50", "--HistoryManager.enabled=False"]
         options["on_cell_start"] = lambda cell, cell_index: progress(run.name, cell_index, cells)
         papermill.execute_notebook(
-            str(run.path), str(executed), run.parameters, cwd=str(run.path.parent), **options
+            _literal(run.path), _literal(executed), run.parameters, cwd=str(run.path.parent), **options
         )
         progress(run.name, cells, cells)
         if not (results / "run.json").is_file():
@@ -296,13 +312,26 @@ def _execute(run: NotebookRun, folder: Path, fingerprint: str, progress: Progres
         shutil.rmtree(own, ignore_errors=True)
 
 
+def _own_kernel() -> type:
+    """Return what starts this interpreter as the kernel, whatever the user's kernels are called."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+    class Own(AsyncKernelManager):
+        kernel_spec = KernelSpec(argv=command, display_name="Python 3", language="python")
+
+    return Own
+
+
 def _explained(name: str, error: Any, kept: Path) -> McmlError:
     """Turn papermill's error into ours: one sentence for bad input, the cell for anything else."""
     again = "then run the same command again: finished notebooks are skipped"
     if isinstance(error, RuntimeError):
         return NotebookError(
-            f"{name}: its kernel did not start, or died ({type(error).__name__}), most often for want of "
-            f"memory; as far as it ran, the notebook is kept in {kept}"
+            f"{name}: its kernel did not start, or died, most often for want of memory; as far as it ran, "
+            f"the notebook is kept in {kept}"
         )
     if ours := {"UsageError": UsageError, "DataError": DataError}.get(error.ename):
         return ours(f"{name}: {error.evalue}; mend that, {again}")

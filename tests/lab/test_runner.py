@@ -287,8 +287,8 @@ def test_a_results_folder_that_cannot_be_written_is_one_sentence(checkout, tmp_p
 @pytest.mark.parametrize(
     "number, moment, last_line",
     [
-        (signal.SIGINT, "half saved", "mcml: interrupted; what was finished is kept"),
-        (signal.SIGTERM, "finished", "mcml: terminated; what was finished is kept"),
+        (signal.SIGINT, "half saved", "mcml: interrupted; " + runner.KEPT),
+        (signal.SIGTERM, "finished", "mcml: terminated; " + runner.KEPT),
         (signal.SIGKILL, "before", None),
     ],
 )
