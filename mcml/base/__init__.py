@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from mcml.base.errors import DataError, McmlError, UsageError
+
+__all__ = ["STRIDE", "DataError", "McmlError", "UsageError", "lazy_attributes"]
 STRIDE = 8  # side in pixels of the square that one position of the code stands for
 
 

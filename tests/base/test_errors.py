@@ -30,3 +30,10 @@ def test_choose_hints_at_what_is_near_and_names_all_known(name, hint):
 
 def test_exit_codes_are_2_for_usage_and_1_for_data():
     assert (UsageError.exit_code, errors.DataError.exit_code) == (2, 1)
+
+
+def test_the_face_of_the_room_holds_what_callers_catch():
+    from mcml import base
+
+    assert base.DataError is errors.DataError and base.UsageError is errors.UsageError
+    assert issubclass(base.DataError, base.McmlError) and issubclass(base.UsageError, base.McmlError)
