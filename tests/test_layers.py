@@ -9,8 +9,8 @@ from helpers import ROOT, tiny_arguments
 
 ROOMS = ("base", "data", "metrics", "model", "codec", "training", "lab", "cli")  # each sees those before it
 LINES = {  # of Python, at most: a room of mcml, all of mcml, all tests
-    "mcml/base": 341, "mcml/data": 1815, "mcml/metrics": 470, "mcml/model": 1813, "mcml/codec": 2930,
-    "mcml/training": 1506, "mcml/lab": 3153, "mcml/cli": 1477, "mcml": 13480, "tests": 16359,
+    "mcml/base": 341, "mcml/data": 1815, "mcml/metrics": 470, "mcml/model": 1814, "mcml/codec": 2930,
+    "mcml/training": 1508, "mcml/lab": 3153, "mcml/cli": 1477, "mcml": 13483, "tests": 16440,
 }  # fmt: skip
 ONLY_IN = {  # rooms, or files of them
     **dict.fromkeys(("matplotlib", "seaborn", "pandas"), ("lab",)),

@@ -38,11 +38,12 @@ def new_folder(target: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         replace_folder(partial, target)
-    except Exception as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
             reason = error.strerror or error
-            raise DataError(f"{target}: cannot be written ({reason}); nothing of it was kept") from error
+            kept = "nothing of it was kept: make room, or choose another place"
+            raise DataError(f"{target}: cannot be written ({reason}); {kept}") from error
         raise
 
 

@@ -88,7 +88,7 @@ def _began(pid: int) -> str:
 def _in_use(path: Path) -> str:
     """Return who holds a lock, or "" if that process of this machine is over."""
     try:
-        pid, began, host = path.read_text("utf-8").split(maxsplit=2)
+        pid, began, host = path.read_text("utf-8").strip().split(maxsplit=2)
         if host == platform.node():
             os.kill(int(pid), 0)
             return f"process {pid}" if began in (_began(int(pid)), "-") else ""  # else its number went on
@@ -109,22 +109,9 @@ def locked(run_dir: Path) -> Iterator[None]:
     interrupts is told whether there is a checkpoint to go on from.
     """
     path, mine = run_dir / LOCK, f"{os.getpid()} {_began(os.getpid()) or '-'} {platform.node()}"
-    if os.environ.get("RANK", "0") != "0":  # the first of several processes speaks for all
-        yield
-        return
-    check_writable(path)
-    if path.exists() and not _in_use(path):
-        path.unlink(missing_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(mine)
-    except FileExistsError as error:
-        advice = "wait for it, give another --run-dir, or remove this file if it is over"
-        who = _in_use(path) or "another process"
-        raise DataError(f"{path}: {who} is training in this folder; {advice}") from error
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    if os.environ.get("RANK", "0") == "0":  # the first of several processes speaks for all
+        check_writable(path)
+        _take(path, mine)
     try:
         yield
     except StoppedError as stopped:
@@ -135,6 +122,21 @@ def locked(run_dir: Path) -> Iterator[None]:
         with suppress(OSError, ValueError):
             if path.read_text("utf-8") == mine:
                 path.unlink()
+
+
+def _take(path: Path, mine: str) -> None:
+    if path.exists() and not _in_use(path):
+        path.unlink(missing_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(mine)
+    except FileExistsError as error:
+        who = _in_use(path) or "another process"
+        advice = "wait for it, give another --run-dir, or remove this file if it is over"
+        raise DataError(f"{path}: {who} is training in this folder; {advice}") from error
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 
 def read_log(run_dir: Path) -> list[dict[str, float]]:

@@ -19,11 +19,13 @@ from PIL import Image
 
 from mcml.codec.learned import LearnedCodec
 from mcml.data import images
+from mcml.data.patches import PatchStore
 from mcml.data.sets import image_set
 from mcml.model import model_files, weights
 from mcml.model.model import build
 from mcml.model.settings import VARIANTS, Recipe
 from mcml.training import run as training_run
+from mcml.training.trainer import Trainer
 
 
 def arguments(data, run_dir, steps=3, *more, **settings):
@@ -361,6 +363,58 @@ def test_weights_that_are_not_finite_are_refused(mcml, photo_folder, tmp_path, v
                   "photos", "--model", "./bad", "--run-dir", "run")):  # fmt: skip
         failed(mcml(*words), 1, "bad: streams.Y.encoder.", "not finite")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--variant independent", "model.variant was 'fusion', now 'independent'"),
+        ("--quantizer scalar", "model.luma."),
+        ("--train Cr", "stage.train was 'Cb,Cr', now 'Cr'"),
+        ("--set train.precision=bf16", "train.precision was '32', now 'bf16'"),
+        ("--set model.color.width=9", "model.color.width was 8, now 9"),
+        ("--data other", "--data was 'photos@"),
+        ("--from second/model", "--from was 'model@"),
+        ("--take Y", "--from was 'model@"),
+    ],
+)
+def test_what_differs_from_how_the_run_was_begun_is_refused_by_name(begun, mcml, tmp_path, words, said):
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in files_of(tmp_path / "run")}
+    more = ("--variant", "fusion", "--from", "first/model", "--train", "Cb,Cr", *words.split())
+    failed(mcml(*arguments("photos", "run", 2, *more)), 2, said, "give another --run-dir")
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in files_of(tmp_path / "run")}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, astronaut):
+    """A folder with photographs, luma of two seeds and a run of colour on the first."""
+    folder = tmp_path_factory.mktemp("begun")
+    for name, picture in (("photos", astronaut), ("other", astronaut[::-1])):
+        (folder / name).mkdir()
+        Image.fromarray(np.ascontiguousarray(picture)).save(folder / name / "one.png")
+    for name, seed in (("first", 1), ("second", 2)):
+        weights.save_model(build(tiny_recipe().model, seed), folder / name / "model", {})
+    store = PatchStore([astronaut])
+    initial = weights.load(folder / "first" / "model")
+    sources = {"--data": f"photos@{image_set(str(folder / 'photos')).digest}"}
+    sources["--from"] = f"model@{weights.digest(initial)}"
+    recipe = tiny_recipe("fusion", **{"stage.train": "Cb,Cr", "train.steps": 1})
+    Trainer(recipe, store, folder / "run", initial=initial, sources=sources).fit()
+    return folder
+
+
+def test_a_coder_is_trained_on_what_can_be_used_or_with_strict_refused(mcml, odd_folder, tmp_path):
+    weights.save_model(build(tiny_recipe().model, 1), tmp_path / "model", {})
+    Image.open(odd_folder / "one.png").resize((200, 192)).save(odd_folder / "one.png")
+    words = ("train-entropy", "--model", "./model", "--data", "photos", "--steps", 1, "--run-dir", "run")
+    failed(mcml(*words, "--strict"), 1, "5 of 8 pictures of photos cannot be used: photos/clear.png: ")
+    done = mcml(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("5 of 8 pictures of photos are left out (--strict refuses them):\n")
+    record = weights.load_config(tmp_path / "run" / "model")[1]["entropy"]
+    assert (record["photographs"], record["left_out"]) == (3, sorted([*REFUSED, "line.png"]))
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoint-00000001", "log.csv", "model"]
 
 
 def test_the_second_training_in_a_folder_is_told_and_goes_on_when_the_first_was_killed(

@@ -134,10 +134,11 @@ def test_full_disk_keeps_the_earlier_model(folder):
     assert weights.digest(weights.load(folder)) == before
 
 
-def test_an_error_while_a_folder_is_filled_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), weights.new_folder(tmp_path / "new") as place:
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
+def test_an_error_while_a_folder_is_filled_leaves_nothing(tmp_path, error):
+    with pytest.raises(error), weights.new_folder(tmp_path / "new") as place:
         (place / "half").write_text("x")
-        raise ZeroDivisionError
+        raise error
     assert not list(tmp_path.iterdir())
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers import equal_tensors, flat_optimizer, rows_of, tiny_recipe
 
-from mcml.base.errors import DataError, UsageError
+from mcml.base.errors import DataError, StoppedError, UsageError
 from mcml.model.model import build
 from mcml.model.weights import FILE_LIMIT_BYTES
 from mcml.training import run
@@ -105,6 +105,8 @@ def test_a_checkpoint_brings_back_everything_it_was_written_from(whole, store):
         ("loss.distortion", "l1", "l2"),
         ("model.luma.width", 8, 9),
         ("model.variant", "luma", "fusion"),
+        ("train.precision", "32", "bf16"),
+        ("stage.train", "", "Y"),
     ],
 )
 def test_a_run_of_other_settings_is_refused_by_name(whole, store, name, was, now):
@@ -345,11 +347,11 @@ def test_a_run_folder_that_vanishes_is_made_anew(store, whole, tmp_path):
 
 
 def holder(pid, began, host=None):
-    return f"{pid} {began} {platform.node() if host is None else host}"
+    return f"{pid} {began} {platform.node() if host is None else host}\n"
 
 
 def over():
-    """Return the number of a process that is over, and of one that nobody has waited for."""
+    """Return the number of a process that is over."""
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
     return done.pid
@@ -374,6 +376,18 @@ def test_a_folder_is_locked_while_a_training_is_at_work(tmp_path, monkeypatch):
     with run.locked(folder):
         (folder / run.LOCK).write_text("another's")  # who was told to remove it, and began
     assert (folder / run.LOCK).read_text() == "another's"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_who_interrupts_is_told_truly_what_is_left(copied, tmp_path, monkeypatch, rank):
+    monkeypatch.setenv("RANK", rank)
+    (tmp_path / "empty" / "checkpoint-best").mkdir(parents=True)
+    for folder, left in (
+        (copied, "the same command goes on from here"),
+        (tmp_path / "empty", "nothing was written"),
+    ):
+        with pytest.raises(StoppedError, match=f"^interrupted; {left}$"), run.locked(folder):
+            raise StoppedError(signal.SIGINT)
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):

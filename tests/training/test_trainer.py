@@ -305,6 +305,18 @@ def test_a_nan_in_the_weights_is_not_saved(store, tmp_path):
     assert [row["step"] for row in run.read_log(tmp_path)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("part", ["decoder", "encoder", "context"])
+def test_a_nan_in_a_gradient_is_not_saved(store, whole, tmp_path, part):
+    trainer = Trainer(whole.recipe, store, tmp_path)
+    parameter = trainer.objective.parts[part][0].requires_grad_(True)
+    parameter.register_hook(lambda grad: grad * (math.nan if trainer.step >= 3 else 1))
+    with pytest.raises(run.DivergedError, match=r"step [45]: .*not finite .*the last good checkpoint is"):
+        trainer.fit(log_every=1, save_every_s=0)
+    assert run.latest(tmp_path).name in ("checkpoint-00000003", "checkpoint-00000004")
+    for value in run.read_checkpoint(run.latest(tmp_path))["averaged"].values():
+        assert value.isfinite().all()
+
+
 # Two processes of torchrun's launcher, forked after the imports; one's second run is told to stop and both
 # must, at the same step. Signals then: told within the run only, in processes that nothing else watches.
 TWICE = """
