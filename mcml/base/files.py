@@ -82,7 +82,7 @@ def atomic_write(path: Path, content: bytes | str, *, overwrite: bool = True) ->
         if overwrite:
             scratch.replace(target)
         else:
-            _add(scratch, target)
+            _add(scratch, target, path)
     except BaseException as error:
         if scratch is not None:
             with contextlib.suppress(OSError):
@@ -112,8 +112,8 @@ def _keep_mode(old: Path, new: Path) -> None:
             new.chmod(stat.S_IMODE(was.st_mode))
 
 
-def _add(scratch: Path, target: Path) -> None:
-    """Give a finished file its name; `DataError` if another has it by now."""
+def _add(scratch: Path, target: Path, path: Path) -> None:
+    """Give a finished file the name that `path` stands for; `DataError` if another has it by now."""
     try:
         try:
             os.link(scratch, target)
@@ -125,7 +125,7 @@ def _add(scratch: Path, target: Path) -> None:
             scratch.replace(target)
     except FileExistsError as error:
         advice = "name another, or --overwrite replaces it"
-        raise DataError(f"{target}: another program made it meanwhile; {advice}") from error
+        raise DataError(f"{path}: another program made it meanwhile; {advice}") from error
 
 
 @contextlib.contextmanager

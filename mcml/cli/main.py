@@ -70,6 +70,9 @@ def run(words: Sequence[str]) -> int:
     """
     options = argparse.Namespace(debug="--debug" in words, failed=False)
     words = [word for word in words if word != "--debug"]
+    if "--" in words:  # after it all are names
+        end = words.index("--")
+        words[end:] = [f"./{word}" if word.startswith("-") else word for word in words[end + 1 :]]
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
     whole = parser()
@@ -82,6 +85,10 @@ def run(words: Sequence[str]) -> int:
             raise UsageError(f"'{words[0]}' is no command: did you mean `mcml {likely} {words[0]}`?")
         command = commands[choose("command", words[0], commands)]
         command.parse_intermixed_args(words[1:], options)  # options may stand between files
+        try:
+            os.getcwd()  # noqa: PTH109  (what folders' names count from)
+        except OSError as error:
+            raise DataError("the current folder is gone; change to one that is there") from error
         options.run(options)
         code = int(options.failed)
     except (McmlError, StoppedError) as error:

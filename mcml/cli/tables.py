@@ -22,6 +22,7 @@ from mcml.base.files import (
     shown,
     to_csv,
     to_json,
+    unwritable,
 )
 from mcml.cli.files import SUFFIX, decoder, find_inputs
 from mcml.cli.main import (
@@ -325,7 +326,11 @@ def _csv_and_record(options: argparse.Namespace) -> list[Path]:
     if options.csv.suffix.lower() != ".csv":  # above all no picture's, which --overwrite would replace
         raise UsageError(f"--csv {options.csv}: a table's name ends in .csv")
     for path in files:
-        if path.is_dir() or (path.exists() and not options.overwrite):
+        try:
+            taken = path.is_dir() or (path.exists() and not options.overwrite)
+        except OSError as error:  # its name is too long, or its folder is closed to us
+            raise unwritable(path, error) from error
+        if taken:
             raise UsageError(f"{path} exists: name another with --csv, or --overwrite replaces it")
     return files
 

@@ -123,7 +123,8 @@ def _extend(
     try:
         record = json.loads(record_file.read_text("utf-8")) if record_file.exists() else {}
         names = {"image": str, "codec": str}  # not numbers, and none is missing, whatever they look like
-        old = as_rows(pd.read_csv(points_file, converters=names)) if points_file.exists() else []
+        begun = points_file.exists() and points_file.read_text("utf-8").strip()
+        old = as_rows(pd.read_csv(points_file, converters=names)) if begun else []
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: its run.json or points.csv is damaged; name another folder") from error
     if record.get("data_hash", images.digest) != images.digest:

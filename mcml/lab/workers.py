@@ -48,7 +48,7 @@ def side_by_side(
     Args:
         calls: functions without arguments (`functools.partial`).
         workers: processes, 0 for as many as there are cores, never more than calls; 1 stays in
-            this process, as all do where the system lends no shared memory to several.
+            this process, as all do where the system lends them no memory to share.
         progress: called with (done, total) after each call, in order.
         keep: called with each result before that.
 
@@ -58,7 +58,7 @@ def side_by_side(
     count, results = min(joblib.effective_n_jobs(workers or -1), max(len(calls), 1)), []
     with one_thread():
         try:
-            for result in _in_processes(calls, count) if count > 1 else (call() for call in calls):
+            for result in _results(calls, count):
                 results.append(result)
                 if keep:
                     keep(result)
@@ -70,7 +70,22 @@ def side_by_side(
     return results
 
 
-def _in_processes(calls: Sequence[Callable[[], Any]], count: int) -> Iterator[Any]:
+def _results(calls: Sequence[Callable[[], Any]], count: int) -> Iterator[Any]:
+    """Yield what calls return; what is left where the system starts no processes is done in this one."""
+    done, processes = 0, _in_processes(calls, count) if count > 1 else iter(())
+    while done < len(calls):
+        try:
+            result, error = next(processes)
+        except (OSError, StopIteration):
+            yield from (call() for call in calls[done:])
+            return
+        if error is not None:
+            raise error
+        done += 1
+        yield result
+
+
+def _in_processes(calls: Sequence[Callable[[], Any]], count: int) -> Iterator[tuple[Any, Exception | None]]:
     pool = {"inner_max_num_threads": 1, "initializer": _watch, "initargs": (os.getpid(),)}
     with warnings.catch_warnings(), joblib.parallel_config("loky", **pool):
         warnings.filterwarnings("ignore", message="A worker stopped")  # one grown large starts anew
@@ -91,10 +106,18 @@ def attempt(call: Callable[[], Any]) -> Any:
         return ours
 
 
-def _in_folder(folder: Path, call: Callable[[], Any]) -> Any:
-    """Make a call in a folder: a pool that is used again may have been started in another."""
+def _in_folder(folder: Path, call: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Make a call in a folder, since a pool that is used again may have been started in another.
+
+    Returns:
+        Its result and None, or None and its error, which is thus none of the pool's.
+    """
     os.chdir(folder)
-    return call()
+    try:
+        return call(), None
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        return None, error
 
 
 def _watch(parent: int) -> None:
