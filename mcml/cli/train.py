@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcml.base import STRIDE
 from mcml.base.errors import StoppedError, UsageError, choose
-from mcml.base.files import atomic_write, shown, to_csv
+from mcml.base.files import atomic_write, legible, shown, to_csv
 from mcml.cli.main import MODEL, Progress, add_command, number, tell
 from mcml.lab.output import print_table
 
@@ -112,14 +112,14 @@ def _photographs(
     whole = image_set(name)
     images, pixels, problems = read_all(whole, least_px, strict=options.strict)
     if problems and os.environ.get("RANK", "0") == "0":
-        count = f"{len(problems)} of {len(whole.paths)} pictures of {whole.name} are left out"
+        count = f"{len(problems)} of {len(whole.paths)} pictures of {shown(whole.name)} are left out"
         tell(f"{count} (--strict refuses them):")
         for problem in list(problems.values())[:SHOWN]:
             tell(f"  {shown(problem)}")
         if len(problems) > SHOWN:
             tell(f"  and {len(problems) - SHOWN} more")
     told = {"photographs": len(pixels), "data_hash": images.digest}
-    return images, pixels, told | {"left_out": [path.name for path in problems]}
+    return images, pixels, told | {"left_out": [legible(path.name) for path in problems]}
 
 
 def _initial(options: argparse.Namespace) -> tuple[Model | None, dict[str, Any]]:
@@ -151,7 +151,7 @@ def _fit(what: str, make: Callable[..., Run], options: argparse.Namespace) -> tu
         run = make(report=report)
         if run.step and run.fabric.is_global_zero:
             for line in (*run.notes, f"resumed at step {run.step}"):
-                progress.say(line)
+                progress.say(shown(line))
         return run, run.fit(log_every=options.log_every, save_every_s=60 * options.save_minutes)
 
 
@@ -171,7 +171,7 @@ def _record(run: Run, photographs: Mapping[str, Any], options: argparse.Namespac
 
 def _command_line() -> str:
     """Return the command line with folders by their last name: a record travels with the weights."""
-    return " ".join(["mcml", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
+    return legible(" ".join(["mcml", *(Path(word).name if "/" in word else word for word in sys.argv[1:])]))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -220,12 +220,12 @@ def train(options: argparse.Namespace) -> None:
         if initial is not None:
             record["from"] = origin
         if valid:
-            record["valid"] = {"name": valid[0].name, **valid[2]}
+            record["valid"] = {"name": legible(valid[0].name), **valid[2]}
         encoder = None
         if recipe.model.quantizer == "scalar":  # encoders see in files what they saw in training
             encoder = {"window_px": max(recipe.train.patch_px, LEAST_WINDOW_PX)}
         weights.save_model(run.averaged, target, record, encoder=encoder)
-        tell(f"{ended} at step {run.step}: {target}")
+        tell(f"{ended} at step {run.step}: {shown(target)}")
         if ended == "interrupted":  # maybe by the signal that another process got
             raise StoppedError(run.stopping or signal.SIGTERM)
         if valid:
@@ -296,7 +296,7 @@ def train_entropy(options: argparse.Namespace) -> None:
             own["trained"], entropy = run.parts[-1][2], run.export()
     with locked(options.run_dir):
         weights.save_model(model, target, {**record, "entropy": own}, entropy=entropy)
-    tell(f"finished: {target}")
+    tell(f"finished: {shown(target)}")
 
 
 def info(options: argparse.Namespace) -> None:

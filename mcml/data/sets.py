@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mcml.base.errors import DataError, UsageError, choose
+from mcml.base.errors import DataError, UsageError, choose, explained
 from mcml.base.files import expanded, in_checkout, repo_root, sha256
 from mcml.data.images import check_stems, data_digest, list_images, read_image
 
@@ -131,8 +131,9 @@ def read_all(
                 advice = f"give pictures of {least_px} x {least_px} or more"
                 raise DataError(f"{path}: {width} x {height} pixels; {advice}")
             pixels[path] = picture
-        except DataError as error:
-            problems[path] = str(error)
+        except Exception as error:
+            text = str(explained(error))
+            problems[path] = text if text.startswith(f"{path}: ") else f"{path}: {text}"
     if problems and (strict or not pixels):
         count = f"{len(problems)} of {len(images.paths)} pictures of {images.name} cannot be used"
         raise DataError(f"{count}: {next(iter(problems.values()))}")

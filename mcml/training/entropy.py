@@ -56,7 +56,7 @@ class FrozenBits:
         sizes = np.array([t[self.config.streams[0]][1].shape for t in self.tiles]).reshape(-1, 2)
         fit = np.flatnonzero((sizes >= side).all(axis=1))
         if not len(fit):
-            raise DataError(f"no photograph has {side * STRIDE} x {side * STRIDE} pixels")
+            raise DataError(f"no photograph has {side * STRIDE} x {side * STRIDE} pixels: give larger ones")
         areas = torch.from_numpy(sizes[fit].prod(axis=1)).double()
         windows: dict[str, list] = {key: [] for key in self.config.streams}
         for i in fit[torch.multinomial(areas, count, replacement=True, generator=generator).numpy()]:

@@ -265,6 +265,24 @@ def test_pictures_that_cannot_be_used_are_left_out_and_counted_or_with_strict_re
     assert mcml(*arguments("good", "new", 2, "--valid", "good", "--strict")).returncode == 0
 
 
+def test_names_that_are_not_utf8_are_told_and_recorded_legibly(mcml, photo_folder, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9\n")
+    try:
+        photo_folder.rename(folder)
+        (folder / os.fsdecode(b"\xe9.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system wants names in UTF-8")
+    words = arguments(folder.name, os.fsdecode(b"run\xe9"), 1, "--valid", folder.name)
+    for steps in ("1", "2"):
+        done = mcml(*words, "--steps", steps)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.startswith("1 of 3 pictures of caf\\xe9\\n are left out")
+        assert "at step" in done.stderr and ": run\\xe9/model\n" in done.stderr
+    record = weights.load_config(tmp_path / os.fsdecode(b"run\xe9") / "model")[1]
+    assert (record["left_out"], record["valid"]["name"]) == (["\\xe9.png"], "caf\\xe9\n")
+    assert "--data caf\\xe9\n --run-dir run\\xe9 " in record["command"]
+
+
 def test_a_folder_in_which_no_picture_can_be_used_is_refused(mcml, odd_folder):
     for name in ("one.png", "two.png"):
         (odd_folder / name).unlink()

@@ -392,11 +392,13 @@ def test_who_interrupts_is_told_truly_what_is_left(copied, tmp_path, monkeypatch
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     began = run._began(os.getpid())
-    unwaited = subprocess.Popen([sys.executable, "-c", ""])
+    unwaited = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    its = run._began(unwaited.pid)
+    unwaited.kill()
     os.waitid(os.P_PID, unwaited.pid, os.WEXITED | os.WNOWAIT)  # over, and still in the table
     stale = [holder(over(), "1"), holder(os.getpid(), f"{began}0"), holder(over(), "-")]
     if began:  # where /proc tells
-        stale.append(holder(unwaited.pid, "1"))
+        stale.append(holder(unwaited.pid, its))
     for text in stale:
         (tmp_path / run.LOCK).write_text(text)
         with run.locked(tmp_path):

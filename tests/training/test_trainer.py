@@ -317,6 +317,21 @@ def test_a_nan_in_a_gradient_is_not_saved(store, whole, tmp_path, part):
         assert value.isfinite().all()
 
 
+def test_a_damaged_checkpoint_is_not_called_the_last_good_one(store, whole, tmp_path):
+    def harm(grad):
+        if trainer.step < 5:
+            return grad
+        with (run.latest(tmp_path) / "state-000.pt").open("r+b") as file:
+            file.seek(5000)
+            file.write(bytes(8))
+        return grad * math.nan
+
+    trainer = Trainer(whole.recipe, store, tmp_path)
+    trainer.objective.parts["decoder"][0].requires_grad_(True).register_hook(harm)
+    with pytest.raises(run.DivergedError, match=r"the last good checkpoint is .*checkpoint-00000004$"):
+        trainer.fit(log_every=1, save_every_s=0)
+
+
 # Two processes of torchrun's launcher, forked after the imports; one's second run is told to stop and both
 # must, at the same step. Signals then: told within the run only, in processes that nothing else watches.
 TWICE = """
