@@ -1,4 +1,4 @@
-"""What the training notebooks share: photographs, short runs side by side, small codecs, curves."""
+"""What the training notebooks share: photographs, short runs side by side, curves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +22,8 @@ from mcml.metrics.color import luma, to_uint8
 from mcml.metrics.distortion import psnr_from_mse
 from mcml.model.model import Model
 from mcml.model.settings import Recipe
-from mcml.model.weights import save_model
-from mcml.training.entropy import EntropyTrainer, FrozenBits
 from mcml.training.trainer import Trainer
 
-HIDDEN = {"Y": 48, "RGB": 64, "Cb": 32, "Cr": 32}  # units of briefly trained entropy coders
 LUMA_QUALITIES: dict[str, Sequence[float]] = {
     "jpeg": (3, 5, 8, 12, 18, 25, 35, 50),
     "jpeg2000": (160, 96, 64, 40, 26, 18, 12),  # ratios to 8 bits a pixel
@@ -149,56 +145,6 @@ def run_all(
     """
     calls = [partial(run, recipe, images, initial=initial) for recipe, initial in runs.values()]
     return dict(zip(runs, side_by_side(calls, workers), strict=True))
-
-
-@one_thread()
-def entropy_coder(
-    model: Model, images: Sequence[np.ndarray], steps: int, *, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Train a small entropy coder on the bits of a model's encoders, which stay as they are.
-
-    Args:
-        model: any variant.
-        images: (H, W, 3) uint8 each.
-        steps: of all streams' context models together.
-        seed: of weights and patches.
-
-    Returns:
-        The coder's integers by "stream.name", as `weights.save_model` takes them.
-    """
-    budget = {"steps": steps, "joint": True, "batch": 4, "side": 16}
-    trainer = EntropyTrainer(model, FrozenBits(model, images), hidden=HIDDEN, seed=seed, **budget)
-    trainer.fit()
-    return trainer.export(level_tiles=8)
-
-
-def save_codecs(
-    models: Mapping[str, Model], images: Sequence[np.ndarray], steps: int, folder: Path, *,
-    coder_of: Mapping[str, str] | None = None, workers: int = 0,
-) -> dict[str, Path]:  # fmt: skip
-    """Give models an entropy coder and save them as codecs that write files.
-
-    Args:
-        models: by name.
-        images: (H, W, 3) uint8 each, which the coders learn from.
-        steps: see `entropy_coder`.
-        folder: where the models' folders go.
-        coder_of: by a model's name, the name of the model whose coder it shares (one that makes
-            the same bits); without an entry a model has its own.
-        workers: processes, 0 for as many as there are cores.
-
-    Returns:
-        Folders for `mcml.codec.get_codec`, by name.
-    """
-    owner = {name: (coder_of or {}).get(name, name) for name in models}
-    trained = list(dict.fromkeys(owner.values()))
-    coders = side_by_side([partial(entropy_coder, models[name], images, steps) for name in trained], workers)
-    coder = dict(zip(trained, coders, strict=True))
-    places = {name: folder / f"model-{i}" for i, name in enumerate(models)}
-    for name, model in models.items():
-        record = {"entropy_steps": steps, "entropy_coder_of": owner[name]}
-        save_model(model, places[name], record, compact=False, entropy=coder[owner[name]])
-    return places
 
 
 def luma_codec(

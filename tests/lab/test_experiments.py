@@ -8,11 +8,9 @@ import torch
 from PIL import Image
 
 from mcml.base.errors import DataError, UsageError
-from mcml.codec.interface import get_codec
 from mcml.data import sets
 from mcml.lab import experiments
 from mcml.lab.experiments import TrainingRun
-from mcml.model.model import build
 from mcml.model.settings import load_recipe
 
 SMALL = {
@@ -107,19 +105,6 @@ def test_an_untrained_model_is_what_a_run_begins_with(picture):
     still = colors.changed(**{"train.steps": 1, "train.lr": 0.0, "train.context_lr": 0.0})
     still, _ = experiments.run(still, [picture], initial=luma)
     assert all(same(begin, still, key) for key in ("Y", "Cb", "Cr")) and same(begin, luma)
-
-
-def test_small_codecs_write_files_and_share_a_coder(astronaut, tmp_path):
-    models = {variant: build(recipe(variant).model).eval() for variant in ("fusion", "independent", "rgb")}
-    for key in ("Y", "Cb", "Cr"):  # the same bits, so one coder serves both
-        own, other = (models[v].streams[key] for v in ("fusion", "independent"))
-        other.encoder.load_state_dict(own.encoder.state_dict())
-    shared = {"independent": "fusion"}
-    places = experiments.save_codecs(models, [astronaut], 2, tmp_path, coder_of=shared, workers=1)
-    files = {name: get_codec(str(place)).encode(astronaut, 50) for name, place in places.items()}
-    assert len(files["fusion"]) == len(files["independent"]) != len(files["rgb"])
-    for name, place in places.items():
-        assert get_codec(str(place)).decode(files[name]).shape == astronaut.shape
 
 
 # ------------------------------------------------------------------------------- comparisons
