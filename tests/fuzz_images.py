@@ -134,6 +134,8 @@ def child(raws: list[bytes], name: str, numbers: range, seed: int, pipe: int, li
                 end = f"fault: {peak / 1024:.0f} MiB"
             out.write(f"{number}\t{1000 * spent:.3f}\t{peak}\t{end[:2000]}\n")
             out.flush()
+            if peak > MOST_MIB * 1024:  # that of the next ones would not be seen
+                break
 
 
 def ends(
@@ -160,7 +162,7 @@ def ends(
                     os.kill(process, signal.SIGKILL)
                     break
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        if number < min(count, start + SEGMENT) and time.monotonic() < until:  # it died of this input
+        if status and number < min(count, start + SEGMENT) and time.monotonic() < until:  # it died
             yield number, 0.0, 0.0, f"fault: the process ended: {status}"
             number += 1
 

@@ -108,17 +108,26 @@ def over(name: str, raw: bytes, values: np.ndarray, alpha: np.ndarray, **options
 
 # --------------------------------------------------------------------------------------- PNG
 
-CODES = {  # H.273, tables 2 and 3
-    "P3": (12, 13, p.P3, p.srgb),
-    "BT.2020 with sRGB's curve": (9, 13, p.BT2020, p.srgb),
-    "linear": (1, 8, p.SRGB, power(1)),
-    "gamma 2.2": (1, 4, p.SRGB, power(2.2)),
-    "P3, gamma 2.2": (12, 4, p.P3, power(2.2)),
-    "gamma 2.8 and its primaries": (5, 5, ((0.64, 0.33), (0.29, 0.60), (0.15, 0.06)), power(2.8)),
-    "BT.709": (1, 1, p.SRGB, p.bt709),
-    "BT.601, 525 lines": (6, 6, ((0.63, 0.34), (0.31, 0.595), (0.155, 0.07)), p.bt709),
-    "BT.2020": (9, 14, p.BT2020, p.bt709),
-    "sRGB": (1, 13, p.SRGB, p.srgb),
+CODES = {  # H.273, tables 2 and 3: primaries, transfer, and what they are
+    "P3": (12, 13, p.P3, p.srgb, p.D65),
+    "BT.2020 with sRGB's curve": (9, 13, p.BT2020, p.srgb, p.D65),
+    "linear": (1, 8, p.SRGB, power(1), p.D65),
+    "gamma 2.2": (1, 4, p.SRGB, power(2.2), p.D65),
+    "P3, gamma 2.2": (12, 4, p.P3, power(2.2), p.D65),
+    "BT.470 M": (4, 4, ((0.67, 0.33), (0.21, 0.71), (0.14, 0.08)), power(2.2), p.WHITE_C),
+    "BT.470 B, G": (5, 5, ((0.64, 0.33), (0.29, 0.60), (0.15, 0.06)), power(2.8), p.D65),
+    "BT.709": (1, 1, p.SRGB, p.bt709, p.D65),
+    "BT.601, 525 lines": (6, 6, ((0.63, 0.34), (0.31, 0.595), (0.155, 0.07)), p.bt709, p.D65),
+    "SMPTE 240M": (7, 7, ((0.63, 0.34), (0.31, 0.595), (0.155, 0.07)), p.smpte240m, p.D65),
+    "film": (8, 13, ((0.681, 0.319), (0.243, 0.692), (0.145, 0.049)), p.srgb, p.WHITE_C),
+    "BT.2020": (9, 14, p.BT2020, p.bt709, p.D65),
+    "BT.2020, 12 bits": (9, 15, p.BT2020, p.bt709, p.D65),
+    "XYZ": (10, 8, ((1, 0), (0, 1), (0, 0)), power(1), (1 / 3, 1 / 3)),
+    "DCI P3": (11, 17, p.P3, lambda v: v**2.6 * 52.37 / 48, (0.314, 0.351)),
+    "EBU 3213": (22, 13, ((0.63, 0.34), (0.295, 0.605), (0.155, 0.077)), p.srgb, p.D65),
+    "logarithmic, 100 to 1": (1, 9, p.SRGB, lambda v: np.where(v > 0, 10 ** (2 * v - 2), 0), p.D65),
+    "xvYCC": (1, 11, p.SRGB, p.bt709, p.D65),
+    "sRGB": (1, 13, p.SRGB, p.srgb, p.D65),
 }
 BRIGHT = {"PQ": (9, 16), "HLG": (9, 18), "PQ of sRGB's primaries": (1, 16), "HLG of P3": (12, 18)}
 TABLE = RGB8.reshape(-1, 3)[:256]
@@ -127,8 +136,8 @@ INDEX = (np.arange(p.WIDTH * p.HEIGHT) % 256).reshape(p.HEIGHT, p.WIDTH).astype(
 
 @kind("PNG: cICP", "H.273 by colour-science")
 def png_cicp():
-    for name, (primaries, transfer, ends, decode) in CODES.items():
-        yield Case(name, png(RGB8, p.cicp(primaries, transfer)), shown(V, ends, decode))
+    for name, (primaries, transfer, ends, decode, white) in CODES.items():
+        yield Case(name, png(RGB8, p.cicp(primaries, transfer)), shown(V, ends, decode, white))
     for name, codes in BRIGHT.items():
         yield Case(name, png(RGB8, p.cicp(*codes)), refused=HDR)
     yield Case("grey PQ", png(GREY8, p.cicp(9, 16)), refused=HDR)
@@ -136,9 +145,8 @@ def png_cicp():
     yield Case("16 bits P3", png(levels(16), p.cicp(12, 13), depth=16), shown(V, p.P3))
     yield Case("grey P3", png(GREY8, p.cicp(12, 13)), GREY8)
     yield Case("grey linear", png(GREY8, p.cicp(1, 8)), shown(G, decode=power(1)))
-    yield Case(
-        "palette P3", png(INDEX, p.cicp(12, 13), palette=TABLE.tobytes()), shown(TABLE[INDEX] / 255, p.P3)
-    )
+    made = png(INDEX, p.cicp(12, 13), palette=TABLE.tobytes())
+    yield Case("palette P3", made, shown(TABLE[INDEX] / 255, p.P3))
     narrow = (219 * V + 16).round()
     yield either("narrow range", png(narrow, p.cicp(1, 13, 0, 0)), (narrow - 16) * 255 / 219)
     yield either("matrix not 0", png(RGB8, p.cicp(12, 13, 1, 1)), RGB8)
@@ -176,19 +184,13 @@ def png_gamma():
         yield Case(f"gAMA {value}", png(RGB8, p.gama(value)), shown(V, decode=power(100_000 / value)))
     twice = shown(G, decode=power(1))
     yield Case("grey", png(GREY8, p.gama(100_000)), twice)
-    yield Case(
-        "grey 4 bits",
-        png(levels(4, GREY8), p.gama(100_000), depth=4),
-        shown(levels(4, GREY8) / 15, decode=power(1)),
-    )
+    made = png(levels(4, GREY8), p.gama(100_000), depth=4)
+    yield Case("grey 4 bits", made, shown(levels(4, GREY8) / 15, decode=power(1)))
     yield Case("grey 16 bits", png(levels(16, GREY8), p.gama(100_000), depth=16), twice)
     yield Case("16 bits", png(levels(16), p.gama(55_556), depth=16), shown(V, decode=power(100_000 / 55_556)))
     yield Case("grey and opaque alpha", png(np.dstack([GREY8, OPAQUE]), p.gama(100_000)), twice)
-    yield Case(
-        "palette",
-        png(INDEX, p.gama(100_000), palette=TABLE.tobytes()),
-        shown(TABLE[INDEX] / 255, decode=power(1)),
-    )
+    made = png(INDEX, p.gama(100_000), palette=TABLE.tobytes())
+    yield Case("palette", made, shown(TABLE[INDEX] / 255, decode=power(1)))
     yield either("gAMA 0", png(RGB8, p.gama(0)), RGB8)
     yield Case("gAMA and cHRM", png(RGB8, p.gama(45_455), p.chrm(p.P3)), shown(V, p.P3, power(2.2)))
     yield Case("cHRM alone", png(RGB8, p.chrm(p.P3)), shown(V, p.P3))
@@ -233,11 +235,8 @@ def png_depths():
     bad = p.cicp(12, 13)
     yield either("cICP of a wrong CRC", png(RGB8, bad[:-1] + b"!"), RGB8)
     odd = (np.arange(384).reshape(16, 24) * 170 + 77).astype(np.uint16)
-    yield Case(
-        "16 bits, rounded",
-        png(np.dstack([odd, odd[::-1], odd]), depth=16),
-        np.dstack([odd, odd[::-1], odd]) / 257,
-    )
+    made = png(np.dstack([odd, odd[::-1], odd]), depth=16)
+    yield Case("16 bits, rounded", made, np.dstack([odd, odd[::-1], odd]) / 257)
 
 
 def split(raw: bytes) -> bytes:
@@ -372,19 +371,15 @@ def icc_profiles():
         for version in (0x02400000, 0x04300000):
             icc = p.rgb_icc(p.P3, 1, version=version, extra={b"%cTRC" % c: data for c in b"rgb"})
             for carrier in ("PNG", "PNG 16 bits", "WebP"):
-                yield Case(
-                    f"{carrier}, curves {name}, version {version >> 24}",
-                    CARRIERS[carrier](icc),
-                    shown(V, p.P3),
-                )
+                made = CARRIERS[carrier](icc)
+                yield Case(f"{carrier}, curves {name}, version {version >> 24}", made, shown(V, p.P3))
     yield Case("colour profile on grey", png(GREY8, p.iccp(ADOBE_ICC)), shown(G, p.ADOBE, power(ADOBE_GAMMA)))
 
 
 @kind("ICC profiles that do not fit", "refused, or ignored where the standard lets a reader")
 def icc_wrong():
-    yield Case(
-        "PNG, not zlib", png(RGB8, chunk(b"iCCP", b"a\0\0" + ADOBE_ICC)), refused="(?i)icc|profile|damage"
-    )
+    made = png(RGB8, chunk(b"iCCP", b"a\0\0" + ADOBE_ICC))
+    yield Case("PNG, not zlib", made, refused="(?i)icc|profile|damage")
     for carrier in ("PNG", "TIFF", "WebP", "JPEG 2000"):
         link = p.rgb_icc(p.ADOBE, ADOBE_GAMMA, kind=b"link")
         yield either(f"{carrier}, a device link", CARRIERS[carrier](link), RGB8)
@@ -410,16 +405,16 @@ def icc_wrong():
 def heif_colour():
     for codec, called in {"av01": "AVIF", "hvc1": "HEIC"}.items():
         item = p.coded(codec=codec)
-        for name, (primaries, transfer, ends, decode) in CODES.items():
-            yield Case(f"{called}, {name}", p.heif(item, p.nclx(primaries, transfer)), shown(V, ends, decode))
+        for name, (primaries, transfer, ends, decode, white) in CODES.items():
+            made = p.heif(item, p.nclx(primaries, transfer))
+            yield Case(f"{called}, {name}", made, shown(V, ends, decode, white))
         for name, codes in BRIGHT.items():
             yield Case(f"{called}, {name}", p.heif(item, p.nclx(*codes)), refused=HDR)
         both = p.heif(item, p.nclx(12, 13), p.prof(ADOBE_ICC))
         yield Case(f"{called}, ICC after nclx", both, ADOBE_SHOWN)
         yield Case(f"{called}, ICC before nclx", p.heif(item, p.prof(ADOBE_ICC), p.nclx(12, 13)), ADOBE_SHOWN)
-        yield Case(
-            f"{called}, ICC beside PQ", p.heif(item, p.nclx(9, 16), p.prof(ADOBE_ICC)), ADOBE_SHOWN, HDR
-        )
+        made = p.heif(item, p.nclx(9, 16), p.prof(ADOBE_ICC))
+        yield Case(f"{called}, ICC beside PQ", made, ADOBE_SHOWN, HDR)
         yield Case(f"{called}, unspecified", p.heif(item, p.nclx(2, 2)), RGB8)
         small = p.coded(RGB8[:16, :16].copy(), codec=codec)
         for about, box_ in {"P3": p.nclx(12, 13), "PQ": p.nclx(9, 16), "Adobe": p.prof(ADOBE_ICC)}.items():
@@ -451,15 +446,28 @@ def heif_colour():
     for about, other in {"P3": p.nclx(12, 13), "PQ": p.nclx(9, 16)}.items():
         raw = p.heif(item, p.nclx(1, 13), others=[p.alpha_item(OPAQUE, other)])
         yield Case(f"AVIF, alpha's nclx of {about}", raw, RGB8)
-    for matrix, weights in {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}.items():
-        values = p.ycc(RGB8, *weights)
-        planes = p.coded(values[..., [2, 0, 1]].copy())  # identity stores green, blue, red
-        yield Case(
-            f"AVIF, matrix {matrix}",
-            p.heif(planes, p.nclx(1, 13, matrix)),
-            p.rgb_of_ycc(values, *weights),
-            within=2,
-        )
+    weights = {
+        1: (0.2126, 0.0722),
+        4: (0.30, 0.11),
+        5: (0.299, 0.114),
+        6: (0.299, 0.114),
+        7: (0.212, 0.087),
+        9: (0.2627, 0.0593),
+    }
+    for matrix, of in weights.items():  # H.273, table 4; identity stores green, blue, red
+        values = p.ycc(RGB8, *of)
+        want = p.rgb_of_ycc(values, *of)
+        for codec, called in {"av01": "AVIF", "hvc1": "HEIC"}.items():
+            planes = p.coded(values[..., [2, 0, 1]].copy(), codec=codec)
+            yield Case(f"{called}, matrix {matrix}", p.heif(planes, p.nclx(1, 13, matrix)), want, within=2)
+        planes = p.coded(levels(10, values)[..., [2, 0, 1]].copy(), 10)
+        yield Case(f"AVIF of 10 bits, matrix {matrix}", p.heif(planes, p.nclx(1, 13, matrix)), want, within=2)
+        scale = np.array([219, 224, 224]) / 255
+        short = ((values - [0.0, 128, 128]) * scale + [16, 128, 128]).round().astype(np.uint8)
+        planes = p.heif(p.coded(short[..., [2, 0, 1]].copy()), p.nclx(1, 13, matrix, 0))
+        want = p.rgb_of_ycc((short - [16.0, 128, 128]) / scale + [0, 128, 128], *of)
+        if matrix not in (1, 9):
+            yield Case(f"AVIF of narrow range, matrix {matrix}", planes, want, within=2)
     narrow = (219 * V + 16).round().astype(np.uint8)
     raw = p.heif(p.coded(narrow), p.nclx(1, 13, 0, 0))
     yield Case("AVIF, narrow range", raw, (narrow - 16.0) * 255 / 219)
@@ -522,12 +530,8 @@ def heif_turns():
     yield Case("AVIF, grey", p.heif(p.coded(GREY8), p.nclx(1, 13, 6)), GREY8)
     yield Case("AVIF, grey 10 bits", p.heif(p.coded(levels(10, GREY8), 10), p.nclx(1, 13, 6)), GREY8)
     for number in range(2, 9):
-        yield Case(
-            f"AVIF by Pillow, orientation {number}",
-            p.pil(RGB8, "AVIF", quality=100, subsampling="4:4:4", exif=p.orientation(number)),
-            p.turned(RGB8, number),
-            within=3,
-        )
+        made = p.pil(RGB8, "AVIF", quality=100, subsampling="4:4:4", exif=p.orientation(number))
+        yield Case(f"AVIF by Pillow, orientation {number}", made, p.turned(RGB8, number), within=3)
 
 
 # ---------------------------------------------------------------------- JPEG 2000 and JPEG XL
@@ -579,15 +583,13 @@ def jpeg_2000():
     wide = np.dstack([levels(16), levels(16, HALF)])
     yield from over("16 bits and alpha", jp2(p.j2k(wide, 16, mct=False), srgb, roles), RGB8, HALF / 255)
     two = box(b"cdef", struct.pack(">H6H", 2, 0, 0, 1, 1, 1, 0))
-    yield from over(
-        "grey and alpha", jp2(p.j2k(np.dstack([GREY8, HALF]), mct=False), grey, two), GREY8, HALF / 255
-    )
+    made = jp2(p.j2k(np.dstack([GREY8, HALF]), mct=False), grey, two)
+    yield from over("grey and alpha", made, GREY8, HALF / 255)
     yield either("CIELab", jp2(p.j2k(), p.enumerated(14)), RGB8 * np.nan)
     yield Case("opaque alpha", jp2(p.j2k(np.dstack([RGB8, OPAQUE]), mct=False), srgb, roles), RGB8)
     swapped = box(b"cdef", struct.pack(">H9H", 3, 0, 0, 3, 1, 0, 2, 2, 0, 1))
-    yield Case(
-        "channels in another order", jp2(p.j2k(RGB8[..., ::-1].copy(), mct=False), srgb, swapped), RGB8
-    )
+    made = jp2(p.j2k(RGB8[..., ::-1].copy(), mct=False), srgb, swapped)
+    yield Case("channels in another order", made, RGB8)
     icc = box(b"colr", b"\2\0\0", ADOBE_ICC)
     yield either("ICC, then sRGB", jp2(p.j2k(), icc, srgb), ADOBE_SHOWN)
     yield either("an unknown number", jp2(p.j2k(), p.enumerated(99)), RGB8)
@@ -599,16 +601,13 @@ def jpeg_xl():
     ends = {"sRGB": (1, p.SRGB), "P3": (11, p.P3), "BT.2020": (9, p.BT2020)}
     for name, (primaries, xy) in ends.items():
         for called, (transfer, decode) in curves.items():
-            yield Case(
-                f"{name}, {called}", p.jxl(primaries=primaries, transfer=transfer), shown(V, xy, decode)
-            )
-        yield Case(
-            f"{name}, gamma 2.2", p.jxl(primaries=primaries, gamma=4_545_455), shown(V, xy, power(2.2))
-        )
+            made = p.jxl(primaries=primaries, transfer=transfer)
+            yield Case(f"{name}, {called}", made, shown(V, xy, decode))
+        made = p.jxl(primaries=primaries, gamma=4_545_455)
+        yield Case(f"{name}, gamma 2.2", made, shown(V, xy, power(2.2)))
         for transfer in (16, 18):
-            yield Case(
-                f"{name}, transfer {transfer}", p.jxl(primaries=primaries, transfer=transfer), refused=HDR
-            )
+            made = p.jxl(primaries=primaries, transfer=transfer)
+            yield Case(f"{name}, transfer {transfer}", made, refused=HDR)
     for depth in (10, 12, 16):
         deep = levels(depth)
         yield Case(f"{depth} bits", p.jxl(deep, depth=depth), RGB8)
@@ -622,9 +621,8 @@ def jpeg_xl():
     for name, alpha in {"half": HALF, "nearly opaque": NEARLY}.items():
         raw = imagecodecs.jpegxl_encode(np.dstack([RGB8, alpha]), lossless=True, effort=3)
         yield from over(f"alpha {name}", raw, RGB8, alpha / 255)
-    yield Case(
-        "opaque alpha", imagecodecs.jpegxl_encode(np.dstack([RGB8, OPAQUE]), lossless=True, effort=3), RGB8
-    )
+    made = imagecodecs.jpegxl_encode(np.dstack([RGB8, OPAQUE]), lossless=True, effort=3)
+    yield Case("opaque alpha", made, RGB8)
     wide = np.dstack([levels(16), levels(16, HALF)])
     raw = imagecodecs.jpegxl_encode(wide, lossless=True, effort=3)  # which calls 16 bits linear
     yield from over("16 bits and alpha", raw, shown(V, decode=power(1)), HALF / 255)
@@ -632,17 +630,11 @@ def jpeg_xl():
         turned = p.with_segments(p.jpeg(), p.exif_segment(p.orientation(number)))
         want = p.turned(imagecodecs.jpegxl_decode(imagecodecs.jpegxl_encode_jpeg(p.jpeg())), number)
         yield Case(f"of a JPEG, orientation {number}", imagecodecs.jpegxl_encode_jpeg(turned), want, within=2)
-    yield either(
-        "float",
-        imagecodecs.jpegxl_encode(V.astype(np.float32), lossless=True, effort=3),
-        shown(V, decode=power(1)),
-    )
+    made = imagecodecs.jpegxl_encode(V.astype(np.float32), lossless=True, effort=3)
+    yield either("float", made, shown(V, decode=power(1)))
     frames = np.stack([RGB8, 255 - RGB8])
-    yield Case(
-        "two frames",
-        imagecodecs.jpegxl_encode(frames, lossless=True, effort=3),
-        refused="(?i)frame|animat|picture",
-    )
+    made = imagecodecs.jpegxl_encode(frames, lossless=True, effort=3)
+    yield Case("two frames", made, refused="(?i)frame|animat|picture")
     inside = p.jxl(primaries=11)
     frame = p.box(b"JXL ", b"\r\n\x87\n") + p.box(b"ftyp", b"jxl \0\0\0\0jxl ")
     turned = frame + p.box(b"Exif", bytes(4), p.orientation(6)) + p.box(b"jxlc", inside)
@@ -671,9 +663,8 @@ def tiff_photometric():
             full = [int(v) * 257 for v in table.T.ravel()]
             low = [int(v) for v in table.T.ravel()]
             yield Case(f"colour map, {depth} bits", tiff(index, 3, depth, t320=full), table[index])
-            yield Case(
-                f"colour map of 8-bit values, {depth} bits", tiff(index, 3, depth, t320=low), table[index]
-            )
+            made = tiff(index, 3, depth, t320=low)
+            yield Case(f"colour map of 8-bit values, {depth} bits", made, table[index])
     odd = (np.arange(768) * 85 + 33) % 65536
     yield Case("colour map, rounded", tiff(INDEX, 3, t320=odd.tolist()), odd.reshape(3, 256).T[INDEX] / 257)
     twelve = levels(12, GREY8)
@@ -763,9 +754,8 @@ def tiff_layout():
         for order in "<>":
             raw = tiff(RGB8, 2, order=order, t274=number)
             yield Case(f"orientation {number} {order}", raw, p.turned(RGB8, number))
-        yield Case(
-            f"orientation {number}, 16 bits", tiff(levels(16), 2, 16, t274=number), p.turned(RGB8, number)
-        )
+        made = tiff(levels(16), 2, 16, t274=number)
+        yield Case(f"orientation {number}, 16 bits", made, p.turned(RGB8, number))
     for order in "<>":
         for picture, how in (
             (RGB8, "rgb"),
@@ -787,27 +777,17 @@ def tiff_layout():
             yield right(f"compression {how}, tiles", tifffile_of(RGB8, compression=how, tile=(16, 16)), RGB8)
         if how == "webp":
             continue
-        yield either(
-            f"compression {how}, planes",
-            tifffile_of(RGB8.transpose(2, 0, 1).copy(), compression=how, planarconfig="separate"),
-            RGB8,
-        )
+        made = tifffile_of(RGB8.transpose(2, 0, 1).copy(), compression=how, planarconfig="separate")
+        yield either(f"compression {how}, planes", made, RGB8)
     for rows in (1, 5, 16):
         yield Case(f"{rows} rows a strip", tifffile_of(RGB8, rowsperstrip=rows), RGB8)
-        yield Case(
-            f"{rows} rows a strip, LZW, 16 bits",
-            tifffile_of(levels(16), rowsperstrip=rows, compression="lzw"),
-            RGB8,
-        )
+        made = tifffile_of(levels(16), rowsperstrip=rows, compression="lzw")
+        yield Case(f"{rows} rows a strip, LZW, 16 bits", made, RGB8)
     fine = {"compression": "jpeg", "compressionargs": {"level": 100}, "subsampling": (1, 1)}
     for how, change in {"rgb": lambda v: v, "ycbcr": p.ycc}.items():
         yield Case(f"JPEG inside, {how}", tifffile_of(change(RGB8), how, **fine), RGB8, within=3)
-        yield Case(
-            f"JPEG inside, {how}, tiles",
-            tifffile_of(change(WHOLE), how, tile=(32, 32), **fine),
-            WHOLE,
-            within=4,
-        )
+        made = tifffile_of(change(WHOLE), how, tile=(32, 32), **fine)
+        yield Case(f"JPEG inside, {how}, tiles", made, WHOLE, within=4)
     black = Image.fromarray(levels(1, GREY8) * 255).convert("1")
     for how in ("group3", "group4", "tiff_ccitt", "packbits"):
         yield Case(f"fax, {how}", p.pil(black, "TIFF", compression=how), levels(1, GREY8) * 255)
@@ -824,23 +804,18 @@ def tiff_layout():
     entries = {256: 24, 257: 16, 258: [8] * 3, 259: 1, 262: 2, 277: 3, 278: 16}
     second = (entries, [RGB8[::-1].tobytes()])
     for order in "<>":
-        yield Case(
-            f"two pages {order}", tiff(RGB8, 2, order=order, pages=[second]), refused="(?i)page|frame|picture"
-        )
-    yield Case(
-        "second page of other size",
-        tiff(RGB8, 2, pages=[({**entries, 257: 8, 278: 8}, [RGB8[:8].tobytes()])]),
-        refused="(?i)page|frame|picture",
-    )
+        made = tiff(RGB8, 2, order=order, pages=[second])
+        yield Case(f"two pages {order}", made, refused="(?i)page|frame|picture")
+    made = tiff(RGB8, 2, pages=[({**entries, 257: 8, 278: 8}, [RGB8[:8].tobytes()])])
+    yield Case("second page of other size", made, refused="(?i)page|frame|picture")
     small = ({**entries, 254: (4, 1, b"\1\0\0\0"), 256: 12, 257: 8, 278: 8}, [RGB8[::2, ::2].tobytes()])
     yield Case("a smaller copy as second page", tiff(RGB8, 2, pages=[small]), RGB8)
     primaries = [v for xy in p.P3 for v in xy]
     tags = {"t318": rationals(*p.D65), "t319": rationals(*primaries)}
     yield either("primaries and white", tiff(RGB8, 2, **tags), shown(V, p.P3))
     ramp = (65535 * (np.arange(256) / 255)).round().astype(int).tolist()
-    yield either(
-        "primaries, white and transfer", tiff(RGB8, 2, **tags, t301=ramp * 3), shown(V, p.P3, power(1))
-    )
+    made = tiff(RGB8, 2, **tags, t301=ramp * 3)
+    yield either("primaries, white and transfer", made, shown(V, p.P3, power(1)))
     yield either("transfer function", tiff(RGB8, 2, t301=ramp * 3), shown(V, decode=power(1)))
     own = {"t318": rationals(*p.D65), "t319": rationals(*[v for xy in p.SRGB for v in xy])}
     yield Case("primaries and white of sRGB", tiff(RGB8, 2, **own), RGB8)
@@ -856,11 +831,8 @@ def bmp_kinds():
     for version in (3, 4, 5):
         space = {3: b"", 4: b"sRGB", 5: b"sRGB"}[version]
         yield Case(f"v{version}", p.bmp(BGR, version=version, space=space), RGB8)
-        yield Case(
-            f"v{version}, top first",
-            p.bmp(p.bmp_rows(RGB8[..., ::-1], True), height=-16, version=version, space=space),
-            RGB8,
-        )
+        made = p.bmp(p.bmp_rows(RGB8[..., ::-1], True), height=-16, version=version, space=space)
+        yield Case(f"v{version}, top first", made, RGB8)
     yield Case("v5, Win", p.bmp(BGR, version=5, space=b"Win "), RGB8)
     for name, (ends, gamma) in {
         "P3, 2.2": (p.P3, 2.2),
@@ -872,11 +844,8 @@ def bmp_kinds():
             raw = p.bmp(BGR, version=version, space=bytes(4), endpoints=ends, gamma=(gamma,) * 3)
             yield either(f"v{version}, {name}", raw, shown(V, ends, power(gamma)))
     mixed = shown(np.stack([V[..., 0] ** 1.0, V[..., 1] ** 1.8, V[..., 2] ** 2.2], -1), decode=power(1))
-    yield either(
-        "v4, three exponents",
-        p.bmp(BGR, version=4, space=bytes(4), endpoints=p.SRGB, gamma=(1, 1.8, 2.2)),
-        mixed,
-    )
+    made = p.bmp(BGR, version=4, space=bytes(4), endpoints=p.SRGB, gamma=(1, 1.8, 2.2))
+    yield either("v4, three exponents", made, mixed)
     yield either("v4, no endpoints", p.bmp(BGR, version=4, space=bytes(4)), RGB8)
     yield either("v5, profile elsewhere", p.bmp(BGR, version=5, space=b"LINK", profile=b"c:\\a.icc\0"), RGB8)
     yield Case("v5, cut profile", p.bmp(BGR, version=5, space=b"MBED", profile=ADOBE_ICC)[:-200], refused="")
@@ -888,11 +857,8 @@ def bmp_kinds():
     want = np.stack([five[..., 0] * 255 / 31, six[..., 1] * 255 / 63, five[..., 2] * 255 / 31], -1)
     masks = (0xF800, 0x7E0, 0x1F)
     yield Case("565", p.bmp(p.bmp_rows(packed), depth=16, compression=3, masks=masks), want)
-    yield Case(
-        "565, v4",
-        p.bmp(p.bmp_rows(packed), depth=16, version=4, space=b"sRGB", compression=3, masks=masks),
-        want,
-    )
+    made = p.bmp(p.bmp_rows(packed), depth=16, version=4, space=b"sRGB", compression=3, masks=masks)
+    yield Case("565, v4", made, want)
     for name, alpha in {"half": HALF, "nearly opaque": NEARLY, "opaque": OPAQUE}.items():
         rows = p.bmp_rows(np.dstack([RGB8[..., ::-1], alpha]))
         yield Case(f"32 bits, fourth byte {name}", p.bmp(rows, depth=32), RGB8)
@@ -908,11 +874,8 @@ def bmp_kinds():
     for depth in (1, 4):
         index = INDEX & 2**depth - 1
         rows = p.bmp_rows(np.frombuffer(p.packed(index, depth), np.uint8).reshape(16, -1))
-        yield Case(
-            f"palette, {depth} bits",
-            p.bmp(rows, depth=depth, palette=quads[: 2**depth].tobytes()),
-            TABLE[index],
-        )
+        made = p.bmp(rows, depth=depth, palette=quads[: 2**depth].tobytes())
+        yield Case(f"palette, {depth} bits", made, TABLE[index])
     runs = b"".join(b"".join(bytes([1, v]) for v in row) + b"\0\0" for row in INDEX[::-1]) + b"\0\1"
     yield Case("RLE8", p.bmp(runs, depth=8, compression=1, palette=quads.tobytes()), TABLE[INDEX])
     plain = b"".join(bytes([0, 24]) + row.tobytes() + b"\0\0" for row in INDEX[::-1]) + b"\0\1"
@@ -926,18 +889,14 @@ def bmp_kinds():
     )
     yield Case("RLE4", p.bmp(fours, depth=4, compression=2, palette=quads[:16].tobytes()), TABLE[INDEX & 15])
     black = np.where(np.arange(256)[:, None] < 99, TABLE, 0)[INDEX]
-    yield either(
-        "a colour behind the palette's end",
-        p.bmp(p.bmp_rows(INDEX), depth=8, palette=quads[:99].tobytes()),
-        black,
-    )
+    made = p.bmp(p.bmp_rows(INDEX), depth=8, palette=quads[:99].tobytes())
+    yield either("a colour behind the palette's end", made, black)
     ten = levels(10).astype(np.uint32)
     rows = p.bmp_rows((ten[..., 0] << 20 | ten[..., 1] << 10 | ten[..., 2]).astype("<u4"))
     yield either("10 bits", p.bmp(rows, depth=32, compression=3, masks=(0x3FF00000, 0xFFC00, 0x3FF)), RGB8)
     rows = p.bmp_rows(np.dstack([RGB8, OPAQUE]))
-    yield either(
-        "32 bits, red first", p.bmp(rows, depth=32, compression=3, masks=(0xFF, 0xFF00, 0xFF0000)), RGB8
-    )
+    made = p.bmp(rows, depth=32, compression=3, masks=(0xFF, 0xFF00, 0xFF0000))
+    yield either("32 bits, red first", made, RGB8)
     four = levels(4).astype(np.uint16)
     rows = p.bmp_rows((four[..., 0] << 8 | four[..., 1] << 4 | four[..., 2]).astype("<u2"))
     yield either("444", p.bmp(rows, depth=16, compression=3, masks=(0xF00, 0xF0, 0xF)), four * 17.0)
@@ -989,39 +948,25 @@ def jpeg_colour():
     yield Case("CMYK, Adobe 0", p.with_segments(cmyk, *profile), want, within=3)
     yield Case("CMYK without a profile", cmyk, refused="CMYK|12")
     plain = p.without(cmyk, 0xEE)
-    yield either(
-        "CMYK, no Adobe",
-        p.with_segments(plain, *profile),
-        p.lab_shown(p.ink_lab((255 - stored) / 255)),
-        within=3,
-    )
+    made = p.with_segments(plain, *profile)
+    yield either("CMYK, no Adobe", made, p.lab_shown(p.ink_lab((255 - stored) / 255)), within=3)
     ycck = imagecodecs.jpeg8_encode(
         255 - inks, level=100, colorspace="CMYK", outcolorspace="YCCK", subsampling="444"
     )
     yield Case("YCCK, Adobe 2", p.with_segments(ycck, *profile), p.lab_shown(p.ink_lab(inks / 255)), within=4)
     yield Case("YCCK without a profile", ycck, refused="CMYK|12")
-    yield Case(
-        "CMYK under an RGB profile",
-        p.with_segments(cmyk, *p.icc_segments(ADOBE_ICC)),
-        refused="(?i)cmyk|profile",
-    )
+    made = p.with_segments(cmyk, *p.icc_segments(ADOBE_ICC))
+    yield Case("CMYK under an RGB profile", made, refused="(?i)cmyk|profile")
     interop = {1: (2, 4, b"R03\0"), 2: b"0100"}
     uncalibrated = dcf({40961: 65535}, interop)
     want = shown(decoded(raw) / 255, p.ADOBE, power(ADOBE_GAMMA))
     yield Case("EXIF: uncalibrated, R03", p.with_segments(raw, p.exif_segment(uncalibrated)), want)
-    yield Case(
-        "EXIF: uncalibrated, R98",
-        p.with_segments(raw, p.exif_segment(dcf({40961: 65535}, {1: (2, 4, b"R98\0")}))),
-        decoded(raw),
-    )
-    yield Case(
-        "EXIF: uncalibrated alone", p.with_segments(raw, p.exif_segment(dcf({40961: 65535}))), decoded(raw)
-    )
-    yield Case(
-        "EXIF: sRGB",
-        p.with_segments(raw, p.exif_segment(dcf({40961: 1}, {1: (2, 4, b"R98\0")}))),
-        decoded(raw),
-    )
+    made = p.with_segments(raw, p.exif_segment(dcf({40961: 65535}, {1: (2, 4, b"R98\0")})))
+    yield Case("EXIF: uncalibrated, R98", made, decoded(raw))
+    made = p.with_segments(raw, p.exif_segment(dcf({40961: 65535})))
+    yield Case("EXIF: uncalibrated alone", made, decoded(raw))
+    made = p.with_segments(raw, p.exif_segment(dcf({40961: 1}, {1: (2, 4, b"R98\0")})))
+    yield Case("EXIF: sRGB", made, decoded(raw))
     srgb = p.icc_segments(p.rgb_icc(p.SRGB, 1))
     over_exif = p.with_segments(raw, p.exif_segment(uncalibrated), *srgb)
     yield Case("EXIF R03 under a profile", over_exif, shown(decoded(raw) / 255, decode=power(1)))
@@ -1119,12 +1064,8 @@ def gif_and_webp():
     want, used = TABLE[INDEX], int(INDEX[3, 3])
     yield Case("GIF", p.gif(INDEX, TABLE.tobytes()), want)
     yield Case("GIF, interlaced", p.pil(decoded_p(INDEX), "GIF", interlace=1), want)
-    yield from over(
-        "GIF, a transparent colour",
-        p.gif(INDEX, TABLE.tobytes(), transparent=used),
-        want,
-        (used != INDEX) * 1.0,
-    )
+    made = p.gif(INDEX, TABLE.tobytes(), transparent=used)
+    yield from over("GIF, a transparent colour", made, want, (used != INDEX) * 1.0)
     few = INDEX % 16
     yield Case("GIF, an unused transparent colour", p.gif(few, TABLE.tobytes(), transparent=200), TABLE[few])
     raw = bytearray(p.gif(INDEX, TABLE.tobytes()))
@@ -1151,6 +1092,38 @@ def decoded_p(index: np.ndarray) -> Image.Image:
     return image
 
 
+@kind("Odd sides", "the pixels themselves; of lossy files Pillow's")
+def odd_sides():
+    for width, height in ((1, 1), (1, 5), (2, 3), (3, 1), (5, 2), (7, 13), (9, 9), (23, 5)):
+        rgb = WHOLE[:height, :width].copy()
+        grey, side = rgb[..., 1].copy(), f"{width} x {height}"
+        for depth in (1, 2, 4, 8, 16):
+            low = levels(depth, grey)
+            want = low * (255 / (2**depth - 1))
+            yield Case(f"PNG, {side}, {depth} bits", png(low, depth=depth), want)
+            yield Case(f"PNG interlaced, {side}, {depth} bits", png(low, depth=depth, interlaced=True), want)
+            yield Case(f"TIFF, {side}, {depth} bits", tiff(low, 1, depth), want)
+        bits, index = levels(1, grey), grey // 2
+        ways = {
+            "PNG": png(rgb), "PNG interlaced": png(rgb, interlaced=True), "P6": p.pnm(6, rgb),
+            "TIFF planes": tiff(rgb, 2, planar=True), "TIFF tiles": tifffile_of(rgb, tile=(16, 16)),
+            "TIFF LZW": tifffile_of(rgb, compression="lzw", predictor=True), "JPEG XL": p.jxl(rgb),
+            "BMP": p.bmp(p.bmp_rows(rgb[..., ::-1]), width, height), "J2K": p.j2k(rgb),
+            "WebP": p.pil(rgb, "WEBP", lossless=True), "AVIF": p.heif(p.coded(rgb), p.nclx(1, 13)),
+            "HEIC": p.heif(p.coded(rgb, codec="hvc1"), p.nclx(1, 13)),
+        }  # fmt: skip
+        for name, raw in ways.items():
+            yield Case(f"{name}, {side}", raw, rgb, within=0)
+        for number in (1, 4):
+            yield Case(f"P{number}, {side}", p.pnm(number, bits), (1 - bits) * 255)
+        yield Case(f"GIF, {side}", p.gif(index, TABLE.tobytes()), TABLE[index])
+        yield Case(f"GIF interlaced, {side}", p.pil(decoded_p(index), "GIF", interlace=1), TABLE[index])
+        for sub in (0, 1, 2):
+            for way in (False, True):
+                raw = p.pil(rgb, "JPEG", quality=95, subsampling=sub, progressive=way)
+                yield Case(f"JPEG of subsampling {sub}{' progressive' * way}, {side}", raw, decoded(raw))
+
+
 LONG = np.stack([np.arange(70_000) % n for n in (251, 241, 239)], -1).astype(np.uint8)[None]
 HUGE = 100_000
 
@@ -1166,18 +1139,14 @@ def sizes():
     for height, width in ((0, 24), (16, 0), (0, 0)):
         about = f"{width} x {height}"
         ihdr = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-        yield Case(
-            f"PNG, {about}", p.PNG + ihdr + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND"), refused=""
-        )
+        made = p.PNG + ihdr + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND")
+        yield Case(f"PNG, {about}", made, refused="")
         yield Case(f"PPM, {about}", b"P6 %d %d 255\n" % (width, height) + RGB8.tobytes(), refused="")
         yield Case(f"BMP, {about}", p.bmp(BGR, width, height), refused="")
-        yield Case(
-            f"TIFF, {about}",
-            p.tiff_file(
-                [({256: width, 257: height, 258: [8] * 3, 259: 1, 262: 2, 277: 3, 278: 16}, [RGB8.tobytes()])]
-            ),
-            refused="",
+        made = p.tiff_file(
+            [({256: width, 257: height, 258: [8] * 3, 259: 1, 262: 2, 277: 3, 278: 16}, [RGB8.tobytes()])]
         )
+        yield Case(f"TIFF, {about}", made, refused="")
         screen = resized(p.gif(INDEX, TABLE.tobytes()), 6, "<HH", width, height)
         yield either(f"GIF, screen of {about}", screen, TABLE[INDEX])
         yield Case(f"JPEG, {about}", jpeg_sized(width, height), refused="")
@@ -1189,21 +1158,17 @@ def sizes():
     quads = np.dstack([TABLE[None], TABLE[None, :, :1]]).tobytes()
     yield Case("BMP in runs, huge", p.bmp(b"\0\1", HUGE, HUGE, 8, compression=1, palette=quads), refused="")
     for compression in (1, 5, 8, 32773):
-        yield Case(
-            f"TIFF of compression {compression}, huge",
-            p.tiff_file(
-                [
-                    (
-                        {256: HUGE, 257: HUGE, 258: [8] * 3, 259: compression, 262: 2, 277: 3, 278: HUGE},
-                        [RGB8.tobytes()],
-                    )
-                ]
-            ),
-            refused="",
+        made = p.tiff_file(
+            [
+                (
+                    {256: HUGE, 257: HUGE, 258: [8] * 3, 259: compression, 262: 2, 277: 3, 278: HUGE},
+                    [RGB8.tobytes()],
+                )
+            ]
         )
-    yield Case(
-        "GIF, 65535 x 65535", resized(p.gif(INDEX, TABLE.tobytes()), 6, "<HH", 65535, 65535), refused=""
-    )
+        yield Case(f"TIFF of compression {compression}, huge", made, refused="")
+    made = resized(p.gif(INDEX, TABLE.tobytes()), 6, "<HH", 65535, 65535)
+    yield Case("GIF, 65535 x 65535", made, refused="")
     yield Case("JPEG, 65535 x 65535", jpeg_sized(65535, 65535), refused="")
     yield Case("JPEG XL, huge", p.jxl(said=(HUGE, HUGE)), refused="")
     stream = p.j2k()
@@ -1212,11 +1177,8 @@ def sizes():
     yield Case("J2K, huge", large, refused="")
     yield Case("JPEG 2000, huge", jp2(large, p.enumerated(16)), refused="")
     webp = p.pil(np.dstack([RGB8, HALF]), "WEBP", exif=p.orientation(1))
-    yield Case(
-        "WebP, 16384 x 16384",
-        resized(webp, webp.index(b"VP8X") + 12, "<HBHB", 16383, 0, 16383, 0),
-        refused="",
-    )
+    made = resized(webp, webp.index(b"VP8X") + 12, "<HBHB", 16383, 0, 16383, 0)
+    yield Case("WebP, 16384 x 16384", made, refused="")
     for codec, called in {"av01": "AVIF", "hvc1": "HEIC"}.items():
         raw = p.heif(p.coded(codec=codec), p.nclx(1, 13))
         yield Case(f"{called}, huge", resized(raw, raw.index(b"ispe") + 8, ">II", HUGE, HUGE), refused="")
@@ -1281,6 +1243,43 @@ def damaged(raw: bytes, end: bytes, zeros: bool) -> Iterator[tuple[str, bytes]]:
         yield "hole of 512 bytes", raw[: half - 256] + bytes(512) + raw[half + 256 :]
 
 
+def refitted() -> Iterator[Case]:
+    """Yield files that are cut and say so: their lengths are right again."""
+    for name in ("WebP lossy", "WebP lossless"):
+        raw = CODED[name][0]()
+        want, at = decode_image(raw), raw.index(b"VP8") + 4
+        for part in (30, 60, 95):
+            size = len(raw) * part // 200 * 2
+            short = resized(resized(raw[:size], 4, "<I", size - 8), at, "<I", size - at - 4)
+            yield Case(f"{name}, {part} % with right lengths", short, want, "", within=0)
+    item, data, own = p.coded(WHOLE)
+    stream = p.j2k(WHOLE)
+    tile, body = stream.index(b"\xff\x90"), stream.index(b"\xff\x93") + 2
+    for part in (30, 60, 95):
+        short = p.heif((item, data[: len(data) * part // 100], own), p.nclx(1, 13))
+        yield Case(f"AVIF, {part} % of its item", short, WHOLE, "", within=0)
+        size = body + (len(stream) - 2 - body) * part // 100
+        short = resized(stream[:size], tile + 6, ">I", size - tile) + b"\xff\xd9"
+        yield Case(f"J2K, {part} % with right lengths", short, WHOLE, "", within=0)
+    page = {256: 64, 257: 64, 258: [8] * 3, 262: 2, 277: 3, 278: 16}
+    rows = [WHOLE[i : i + 16].tobytes() for i in range(0, 64, 16)]
+    for code, pack in {
+        1: bytes,
+        5: imagecodecs.lzw_encode,
+        8: zlib.compress,
+        32773: imagecodecs.packbits_encode,
+    }.items():
+        strips = [pack(row) for row in rows]
+        made = p.tiff_file([({**page, 259: code}, strips)])
+        yield Case(f"TIFF of compression {code}, four strips", made, WHOLE)
+        for about, part in {
+            "an empty strip": [*strips[:2], b"", strips[3]],
+            "a strip of too few rows": [strips[0], pack(rows[1][:999]), *strips[2:]],
+        }.items():
+            made = p.tiff_file([({**page, 259: code}, part)])
+            yield Case(f"TIFF of compression {code}, {about}", made, refused="")
+
+
 @kind("Damage", "refused, or exactly the whole picture's pixels")
 def damage():
     for name, (make, end) in CODED.items():
@@ -1291,6 +1290,7 @@ def damage():
         want = decode_image(raw, name)
         for how, broken in damaged(raw, end, name not in RAW):
             yield Case(f"{name}, {how}", broken, want, "", within=0)
+    yield from refitted()
     raw = png(WHOLE)
     at = raw.index(b"IDAT")
     size = int.from_bytes(raw[at - 4 : at])
@@ -1305,9 +1305,8 @@ def damage():
     }.items():
         yield Case(f"PNG, {name}", raw[: at - 4] + chunk(b"IDAT", body) + rest, WHOLE, "", within=0)
     for name, part in {"data": at + 300, "CRC": at + 4 + size, "header": 20}.items():
-        yield Case(
-            f"PNG, {name} flipped", raw[:part] + bytes([raw[part] ^ 0x10]) + raw[part + 1 :], refused=""
-        )
+        made = raw[:part] + bytes([raw[part] ^ 0x10]) + raw[part + 1 :]
+        yield Case(f"PNG, {name} flipped", made, refused="")
     yield Case("PNG without IEND", raw[:-12], WHOLE, "", within=0)
     raw = CODED["JPEG progressive"][0]()
     want = decode_image(raw, "picture")
@@ -1318,9 +1317,8 @@ def damage():
             if raw.rfind(b"\xff\xc4", scans[number - 1], place) > 0
             else place
         )
-        yield Case(
-            f"JPEG progressive, {number} of {len(scans)} scans", raw[:last] + b"\xff\xd9", want, "", within=0
-        )
+        made = raw[:last] + b"\xff\xd9"
+        yield Case(f"JPEG progressive, {number} of {len(scans)} scans", made, want, "", within=0)
     for name in ("JPEG baseline", "JPEG progressive", "JPEG with restarts"):
         raw = CODED[name][0]()
         want = decode_image(raw, name)
@@ -1383,87 +1381,56 @@ def odd_metadata():
     yield Case("PNG, 2 MB of zTXt", png(RGB8, chunk(b"zTXt", b"a\0\0" + zlib.compress(text))), RGB8)
     yield Case("PNG, 2 MB of iTXt", png(RGB8, chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(text))), RGB8)
     yield Case("PNG, 2 MB of tEXt", png(RGB8, chunk(b"tEXt", b"a\0" + text)), RGB8)
-    yield Case(
-        "PNG, text behind the pixels",
-        png(RGB8)[:-12] + chunk(b"zTXt", b"a\0\0" + zlib.compress(text)) + chunk(b"IEND"),
-        RGB8,
-    )
-    yield Case(
-        "PNG, 70 chunks of text",
-        png(RGB8, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(text[:999_000]))] * 70),
-        RGB8,
-    )
+    made = png(RGB8)[:-12] + chunk(b"zTXt", b"a\0\0" + zlib.compress(text)) + chunk(b"IEND")
+    yield Case("PNG, text behind the pixels", made, RGB8)
+    made = png(RGB8, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(text[:999_000]))] * 70)
+    yield Case("PNG, 70 chunks of text", made, RGB8)
     yield Case("PNG, text that is not zlib", png(RGB8, chunk(b"zTXt", b"a\0\0nonsense")), RGB8)
     yield Case("PNG, an unknown chunk", png(RGB8, chunk(b"quIr", bytes(99))), RGB8)
-    yield Case(
-        "PNG, pHYs and tIME of nonsense",
-        png(RGB8, chunk(b"pHYs", b"\xff" * 9), chunk(b"tIME", b"\xff" * 7)),
-        RGB8,
-    )
+    made = png(RGB8, chunk(b"pHYs", b"\xff" * 9), chunk(b"tIME", b"\xff" * 7))
+    yield Case("PNG, pHYs and tIME of nonsense", made, RGB8)
     large = p.rgb_icc(p.ADOBE, ADOBE_GAMMA, extra={b"priv": b"data" + bytes(2**20)})
     for carrier in ("PNG", "TIFF", "WebP", "AVIF", "JPEG 2000"):
         yield Case(f"{carrier}, a profile of 1 MB", CARRIERS[carrier](large), ADOBE_SHOWN)
     long = p.with_segments(raw, *p.icc_segments(large, 20))
     yield Case("JPEG, a profile of 1 MB", long, shown(plain / 255, p.ADOBE, power(ADOBE_GAMMA)))
-    yield Case(
-        "JPEG, unknown markers",
-        p.with_segments(raw, segment(0xEB, bytes(999)), segment(0xFE, b"\xff" * 99)),
-        plain,
-    )
-    yield Case(
-        "JPEG, XMP that is not XML",
-        p.with_segments(raw, segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<<<")),
-        plain,
-    )
-    yield Case(
-        "JPEG, two EXIF segments",
-        p.with_segments(raw, p.exif_segment(p.orientation(6)), p.exif_segment(p.orientation(6))),
-        p.turned(plain, 6),
-    )
+    made = p.with_segments(raw, segment(0xEB, bytes(999)), segment(0xFE, b"\xff" * 99))
+    yield Case("JPEG, unknown markers", made, plain)
+    made = p.with_segments(raw, segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<<<"))
+    yield Case("JPEG, XMP that is not XML", made, plain)
+    made = p.with_segments(raw, p.exif_segment(p.orientation(6)), p.exif_segment(p.orientation(6)))
+    yield Case("JPEG, two EXIF segments", made, p.turned(plain, 6))
     density = raw[:13] + b"\1\0\0\0\0" + raw[18:]
     yield Case("JPEG, density 0", density, plain)
     names = {305: (2, 2**10, b"\xff\xfe" * 2**9), 282: (5, 1, bytes(8)), 306: (2, 4, b"now\0")}
     yield Case("TIFF, odd texts and rationals", tiff(RGB8, 2, **{f"t{t}": v for t, v in names.items()}), RGB8)
-    yield Case(
-        "TIFF, text where a number should be", tiff(RGB8, 2, t282=(2, 4, b"abc\0"), t296=(2, 2, b"x\0")), RGB8
-    )
+    made = tiff(RGB8, 2, t282=(2, 4, b"abc\0"), t296=(2, 2, b"x\0"))
+    yield Case("TIFF, text where a number should be", made, RGB8)
     yield Case("TIFF, unknown tags", tiff(RGB8, 2, t60000=bytes(99), t65000=[1, 2, 3]), RGB8)
     yield Case("TIFF, orientation 0", tiff(RGB8, 2, t274=0), RGB8)
     yield Case("TIFF, orientation 9", tiff(RGB8, 2, t274=9), RGB8)
     avif = p.heif(p.coded(), p.nclx(1, 13), box(b"free", bytes(99)), others=[p.exif_item(b"nonsense")])
     yield Case("AVIF, nonsense as Exif", avif, RGB8)
     yield Case("AVIF, an unknown box", avif + box(b"quir", bytes(99)), RGB8)
-    yield Case(
-        "JPEG 2000, unknown boxes",
-        jp2(p.j2k(), p.enumerated(16), box(b"quir", bytes(9))) + box(b"uuid", bytes(40)),
-        RGB8,
-    )
+    made = jp2(p.j2k(), p.enumerated(16), box(b"quir", bytes(9))) + box(b"uuid", bytes(40))
+    yield Case("JPEG 2000, unknown boxes", made, RGB8)
     for name, (make, _) in CODED.items():
         whole = make()
         want = decode_image(whole, name)
         for byte, count in ((b"\n", 1), (b"\n", 40), (b"\0", 3000)):
             yield Case(f"{name}, {count} bytes {byte!r} behind the end", whole + byte * count, want, within=0)
     first = p.exif({274: 1}, following=8 + 18)
-    yield Case(
-        "JPEG, a thumbnail turned",
-        p.with_segments(raw, p.exif_segment(first + p.directory({274: 6}, at=8 + 18))),
-        decoded(raw),
-    )
+    made = p.with_segments(raw, p.exif_segment(first + p.directory({274: 6}, at=8 + 18)))
+    yield Case("JPEG, a thumbnail turned", made, decoded(raw))
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     xmp += b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
     xmp += b"</rdf:RDF></x:xmpmeta>"
     told = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)
-    yield Case(
-        "JPEG, XMP orientation beside EXIF's 1",
-        p.with_segments(raw, p.exif_segment(p.orientation(1)), told),
-        decoded(raw),
-    )
+    made = p.with_segments(raw, p.exif_segment(p.orientation(1)), told)
+    yield Case("JPEG, XMP orientation beside EXIF's 1", made, decoded(raw))
     yield Case("JPEG, XMP orientation alone", p.with_segments(raw, told), decoded(raw))
-    yield Case(
-        "JPEG, EXIF behind XMP",
-        p.with_segments(raw, told, p.exif_segment(p.orientation(6))),
-        p.turned(decoded(raw), 6),
-    )
+    made = p.with_segments(raw, told, p.exif_segment(p.orientation(6)))
+    yield Case("JPEG, EXIF behind XMP", made, p.turned(decoded(raw), 6))
     blank = p.exif({37500: bytes(3000)})
     plain = decoded(raw)
     yield Case("JPEG, zeros as maker's note", p.with_segments(raw, p.exif_segment(blank)), plain)
@@ -1472,11 +1439,8 @@ def odd_metadata():
     yield Case("WebP, zeros as maker's note", p.pil(RGB8, "WEBP", lossless=True, exif=blank), RGB8)
     for codec, called in {"av01": "AVIF", "hvc1": "HEIC"}.items():
         others = [p.exif_item(blank)]
-        yield Case(
-            f"{called}, zeros as maker's note",
-            p.heif(p.coded(codec=codec), p.nclx(1, 13), others=others),
-            RGB8,
-        )
+        made = p.heif(p.coded(codec=codec), p.nclx(1, 13), others=others)
+        yield Case(f"{called}, zeros as maker's note", made, RGB8)
     inside = (
         p.box(b"JXL ", b"\r\n\x87\n") + p.box(b"ftyp", b"jxl \0\0\0\0jxl ") + p.box(b"Exif", bytes(4), blank)
     )

@@ -23,7 +23,7 @@ RGB = np.stack([X / (WIDTH - 1), Y / (HEIGHT - 1), 0.5 + 0.5 * np.sin((X + 2 * Y
 RGB8 = (255 * RGB).round().astype(np.uint8)
 GREY8 = (255 * (X + Y) / (WIDTH + HEIGHT - 2)).round().astype(np.uint8)
 
-D65, D50 = (0.3127, 0.3290), (0.3457, 0.3585)
+D65, D50, WHITE_C = (0.3127, 0.3290), (0.3457, 0.3585), (0.310, 0.316)
 SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))  # H.273, table 2: 1
 P3 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))  # 12
 BT2020 = ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))  # 9
@@ -34,6 +34,7 @@ PROPHOTO = ((0.734699, 0.265301), (0.159597, 0.840403), (0.036598, 0.000105))
 
 srgb = colour.models.eotf_sRGB
 bt709 = colour.models.oetf_inverse_BT709
+smpte240m = colour.models.eotf_SMPTE240M
 
 
 def power(gamma: float):

@@ -8,6 +8,7 @@ import pytest
 from data.kinds import KINDS, measure
 from helpers import ROOT
 
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures memory as Linux tells it")
 FALSE_SIZES = """
 import resource, time
 from data.kinds import measure, sizes
@@ -44,6 +45,7 @@ def test_kind(kind, record_property):
     assert not wrong, "\n".join([f"{len(wrong)} wrong:", *wrong])
 
 
+@LINUX
 def test_false_sizes_are_refused_without_memory_or_time():
     ran = python("-c", FALSE_SIZES)
     assert ran.returncode == 0, ran.stderr
@@ -52,7 +54,7 @@ def test_false_sizes_are_refused_without_memory_or_time():
     assert seconds < 5
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@LINUX
 def test_changed_headers_give_a_picture_or_a_sentence():
     ran = python(ROOT / "tests/fuzz_images.py", "--count", 600, "--seed", 7)
     assert ran.returncode == 0, ran.stdout + ran.stderr
