@@ -38,7 +38,7 @@ def add_commands(commands: Any) -> None:
     run_dir = "holds the run, which goes on, and its model/"
     every, between = (
         "steps whose mean is a row of log.csv",
-        "from one checkpoint to the next; rows come first",
+        "minutes between checkpoints, which follow a row",
     )
     quantizer = {"default": "binary", "metavar": "NAME", "help": "binary (the poster's) or scalar"}
     shared = {
@@ -53,7 +53,7 @@ def add_commands(commands: Any) -> None:
         "--minutes": {"type": number(float, 0), "metavar": "N", "help": "budget in minutes; 0 for none"},
         "--threads": {"type": number(int, 1), "default": 1, "metavar": "N", "help": "of this process's CPU"},
         "--set": {"action": "append", "default": [], "metavar": "TABLE.NAME=VALUE", "help": "one setting"},
-        "--strict": {"flag": False, "help": "refuse pictures that cannot be used, else left out"},
+        "--strict": {"flag": False, "help": "refuse pictures that else are left out, as damaged ones"},
         "--log-every": {"type": number(int, 1), "default": 20, "metavar": "N", "help": every},
         "--save-minutes": {"type": number(float, 0), "default": 5.0, "metavar": "N", "help": between},
     }
