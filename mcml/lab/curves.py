@@ -122,9 +122,10 @@ def _extend(
     record_file, points_file = folder / "run.json", folder / "points.csv"
     try:
         record = json.loads(record_file.read_text("utf-8")) if record_file.exists() else {}
-        names = {"image": str, "codec": str}  # not numbers, and none is missing, whatever they look like
+        names = {"image": str, "codec": str}  # not numbers nor missing, whatever they look like
+        missing = {"keep_default_na": False, "na_values": {name: ["nan", ""] for name in COLUMNS}}
         begun = points_file.exists() and points_file.read_text("utf-8").strip()
-        old = as_rows(pd.read_csv(points_file, converters=names)) if begun else []
+        old = as_rows(pd.read_csv(points_file, dtype=names, **missing)) if begun else []
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: its run.json or points.csv is damaged; name another folder") from error
     if record.get("data_hash", images.digest) != images.digest:

@@ -1,5 +1,6 @@
 """The runner: plans, refusals, resume, failures, and signals at any moment."""
 
+import errno
 import fcntl
 import json
 import os
@@ -347,3 +348,59 @@ def test_nbval_leaves_the_results_of_real_runs_alone(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
     assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]
     assert not (ROOT / "results" / "small").exists()
+
+
+# ------------------------------------------------------------------------------ surroundings
+
+
+def test_a_run_is_the_same_whatever_the_user_s_jupyter_ipython_home_and_disk_are(
+    checkout, tmp_path, monkeypatch
+):
+    """A foreign kernel of our name, start-up files, a disk without locks, braces and dollars in names."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    foreign = {"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(foreign))
+    startup = tmp_path / "ipython" / "profile_default" / "startup" / "0.py"
+    startup.parent.mkdir(parents=True)
+    for file in (startup, tmp_path / "startup.py"):
+        file.write_text("leaked = True\n")
+    work = """import os, sys
+assert "leaked" not in globals()
+assert sys.executable == EXECUTABLE
+import matplotlib
+matplotlib.use("agg", force=False)
+from mcml.lab.output import Output
+output = Output(NAME, profile, {"seed": seed}, seed=seed)
+output.table("numbers", [{"home": os.path.expanduser("~") != "~"}], "Numbers.")
+output.finish()""".replace("EXECUTABLE", repr(sys.executable))
+    write_notebook(checkout / "notebooks" / "01_first.ipynb", work)
+    results = tmp_path / "r{x} {{y} $5_$6 {0}"
+    for name, value in {
+        "JUPYTER_PATH": spec.parent.parent, "IPYTHONDIR": tmp_path / "ipython", "HOME": "/proc/nowhere",
+        "PYTHONSTARTUP": tmp_path / "startup.py", "MPLBACKEND": "tkagg", "MCML_RESULTS": results,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    report = runner.reproduce("small", ["01"], say=lambda _: None)
+    assert report == results / "small" / "report.html"
+    assert (results / "small" / "01_first" / "numbers.csv").read_text() == "home\nTrue\n"
+    executed = json.loads((results / "small" / "01_first" / "01_first.ipynb").read_text("utf-8"))
+    assert executed["metadata"]["kernelspec"]["name"] == "python3"
+    assert os.environ["MPLBACKEND"] == "tkagg"  # the caller's own is as it was
+
+
+def test_a_picture_whose_name_notebooks_cannot_print_is_told_before_they_start(
+    checkout, photo_folder, tmp_path
+):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (photo_folder / "one.png").rename(photo_folder / name)
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 only")
+    with pytest.raises(DataError, match="its name is not UTF-8, which notebooks cannot print: rename it"):
+        runner.reproduce("small", ["01"], {"dataset": str(photo_folder)}, say=lambda _: None)
