@@ -40,7 +40,6 @@ from mcml.lab.output import as_rows, provenance
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
     from mcml.codec.learned import LearnedCodec
     from mcml.data.sets import ImageSet
@@ -266,8 +265,8 @@ def _evaluate_files(options: argparse.Namespace, names: list[str]) -> None:
 def _measured(
     options: argparse.Namespace, images: ImageSet, names: list[str], targets: list[float] | None,
     left_out: dict[Path, str], write: Callable[..., None],
-) -> pd.DataFrame:  # fmt: skip
-    """Evaluate images; tell and add to `left_out` what cannot be; write what is finished if it ends early."""
+) -> Any:  # fmt: skip
+    """Return the DataFrame of images; tell and add to `left_out` what cannot be; write an early end."""
     from mcml.lab import evaluate as evaluation
 
     finished: list[dict[str, Any]] = []
