@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -15,6 +15,7 @@ from mcml.data.jpeg import read_jpeg
 from mcml.data.picture import Picture, check_size, decoder, rgb_of_ycc
 
 TURNS = (b"irot", b"imir", b"clap")
+NARROW = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}  # weights of red and blue of H.273's matrices
 
 
 def _boxes(raw: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
@@ -48,7 +49,10 @@ def read_jpeg2000(raw: bytes) -> Picture:
         raise DataError("damaged: some of its pixels are zeroed")
     right, bottom, left, top_edge = struct.unpack(">4I", codestream[8:24])
     check_size(right - left, bottom - top_edge)
-    depths = codestream[42 : 42 + 3 * int.from_bytes(codestream[40:42]) : 3]
+    steps = codestream[42 : 42 + 3 * int.from_bytes(codestream[40:42])]
+    if set(steps[1::3] + steps[2::3]) != {1}:
+        raise DataError("its channels differ in size; save it as PNG")
+    depths = steps[::3]
     if len(set(depths)) > 1 or depths[0] & 127 > 15:
         raise DataError("its channels differ in depth, or are deeper than 16 bits; save it with 8 bits")
     # without its boxes, by whose profile and kind of colour imagecodecs would convert in its own way
@@ -157,13 +161,16 @@ def read_avif(raw: bytes) -> Picture:
     if b"\0" * 64 in data:
         raise DataError("damaged: some of its pixels are zeroed")
     plain = re.sub(rb"(infe\x02.{7}|infe\x03.{9})Exif", rb"\1none", raw, flags=re.DOTALL)  # broken or not
+    nclx = colors.get(b"nclx", b"\0" * 7)
+    matrix = NARROW.get(int.from_bytes(nclx[4:6])) if not nclx[6] & 128 and _avif_bits(of) == 8 else None
+    if matrix:
+        plain = plain.replace(b"colrnclx" + nclx[:7], b"colrnclx" + nclx[:6] + b"\x80")
     samples = decoder("imagecodecs").avif_decode(plain)
     samples = samples[..., None] if samples.ndim == 2 else samples
     if samples.ndim > 3:
         raise DataError(f"holds {len(samples)} frames; give a single picture")
-    bits = 8
-    if samples.dtype != np.uint8:
-        bits = of[b"pixi"][5] if b"pixi" in of else 12 if of[b"av1C"][2] & 32 else 10
+    if matrix and samples.shape[2] >= 3:
+        samples = np.dstack([_widened(samples[..., :3], *matrix), samples[..., 3:]])
     for kind, content in properties:
         if kind == b"clap":
             samples = _cropped(samples, content)
@@ -174,7 +181,29 @@ def read_avif(raw: bytes) -> Picture:
     alpha = None
     if samples.shape[2] in (2, 4):
         samples, alpha = samples[..., :-1], samples[..., -1]
-    return Picture(samples, 2**bits - 1, of_cicp(*codes) if profile is None else profile, alpha)
+    top = 2 ** _avif_bits(of) - 1
+    return Picture(samples, top, of_cicp(*codes) if profile is None else profile, alpha)
+
+
+def _avif_bits(properties: Mapping[bytes, bytes]) -> int:
+    if b"pixi" in properties:
+        return properties[b"pixi"][5]
+    flags = properties[b"av1C"][2] >> 5 & 3
+    return (8, 8, 10, 12)[flags]
+
+
+def _widened(rgb: np.ndarray, red: float, blue: float) -> np.ndarray:
+    """Return RGB of narrow-range YCbCr that was decoded as if its range were full, by the matrix's weights.
+
+    libavif's own conversion of 8 bits clamps the weight of Cb, and takes up to 14 levels from blue.
+    """
+    r, g, b = np.moveaxis(rgb.astype(np.float32), 2, 0)
+    y = red * r + (1 - red - blue) * g + blue * b
+    cb, cr = ((of - y) * (255 / 224) for of in (b, r))  # each times its denominator
+    y = (y - 16) * (255 / 219)
+    r, b = y + cr, y + cb
+    g = (y - red * r - blue * b) / (1 - red - blue)
+    return np.clip(np.round(np.stack([r, g, b], axis=-1)), 0, 255).astype(np.uint8)
 
 
 def _cropped(samples: np.ndarray, clap: bytes) -> np.ndarray:

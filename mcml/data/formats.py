@@ -54,6 +54,9 @@ def _bmp(raw: bytes) -> Picture:
             raise DataError("damaged: its ICC profile is cut short")
     elif kind == b"LINK":
         raise DataError("its colours are in a profile outside the file; convert it to sRGB")
+    width, height, _, _, compression = struct.unpack_from("<iiHHI", header, 4) if size >= 40 else (0,) * 5
+    if compression in (1, 2) and abs(width * height) > 128 * len(raw):  # a run is two bytes for 255 pixels
+        raise DataError("damaged: it has too few bytes for its pixels")
     return by_pillow(raw, "BMP", space=space)
 
 

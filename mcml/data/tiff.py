@@ -20,6 +20,8 @@ ASSOCIATED, UNASSOCIATED = 1, 2
 PAGES, COMPLAINTS = 32, 100  # looked at, at most: a chain of pages may be a circle
 REDUCED_OR_MASK = 5  # bits of a page that is none of its own
 JPEG = (6, 7)  # compressions
+COMPRESSIONS = (1, 2, 3, 4, 5, *JPEG, 8, 32773, 32946, 34925, 50000)  # to Deflate, LZMA and Zstandard
+BT601, FULL = (0.299, 0.587, 0.114), (0, 255, 128, 255, 128, 255)  # YCbCr's defaults
 PIXEL_TAGS = {
     *range(256, 260), 262, 266, 273, *range(277, 280), 284, 301, *range(317, 326), 332, 338, 339, 347,
     *range(529, 533), 34675,
@@ -32,6 +34,8 @@ def read_tiff(raw: bytes) -> Picture:
     tifffile = decoder("tifffile")
     with _Complaints() as told, tifffile.TiffFile(io.BytesIO(raw)) as file:
         pages = [page for page in islice(file.pages, PAGES) if not int(page.subfiletype) & REDUCED_OR_MASK]
+        if not pages:
+            raise DataError("holds no picture but thumbnails and masks")
         if len(pages) != 1:
             raise DataError(f"holds {len(pages)} pages; give a single picture")
         page = pages[0]
@@ -99,13 +103,19 @@ def _checked(page: Any, size: int) -> int:
     kind, channels = int(page.photometric), page.samplesperpixel
     if page.sampleformat not in (None, 1, 4) or page.bitspersample not in (*range(1, 17), 32):
         raise DataError(f"floating-point, signed or very deep pixels are not supported; {SAVE}")
-    if kind not in COLORS or channels - COLORS[kind] not in (len(page.extrasamples), 1):
+    if kind not in COLORS or channels - COLORS[kind] not in (len(page.extrasamples), kind < 3):
         raise DataError(f"its pixels (photometric {kind}, {channels} samples) are not read here; {SAVE}")
     subsampling = tuple(page.subsampling or (1, 1))
     if kind == 6 and int(page.compression) not in JPEG and subsampling != (1, 1):
         raise DataError(f"YCbCr with subsampled colour but without JPEG is not read here; {SAVE}")
+    if int(page.compression) not in COMPRESSIONS:
+        raise DataError(f"its compression {int(page.compression)} is not read here; {SAVE}")
+    coefficients, range_ = (_ratios(page.tags.valueof(tag), n) for tag, n in ((529, 3), (532, 6)))
+    if kind == 6 and not (_near(coefficients, BT601) and _near(range_, FULL)):
+        raise DataError(f"YCbCr of other than BT.601's coefficients and full range is not read here; {SAVE}")
     pieces = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    if any(not 0 < start < start + count <= size for start, count in pieces):
+    whole = len(pieces) >= np.prod(page.chunked)
+    if not whole or any(not 0 < start < start + count <= size for start, count in pieces):
         raise DataError("damaged: some of its pixels are missing")
     return kind
 
@@ -127,6 +137,10 @@ def _space(tags: Mapping[int, Any], kind: int, top: int) -> ColorSpace:
         return RgbSpace(space.primaries, space.white,
                         lambda v: curves[columns, np.round(v * top).astype(np.int64)])  # fmt: skip
     return space
+
+
+def _near(values: list[float], default: tuple[float, ...]) -> bool:
+    return not values or bool(np.allclose(values, default, atol=1e-3))
 
 
 def _ratios(value: Any, count: int) -> list[float]:
