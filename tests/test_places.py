@@ -132,6 +132,7 @@ ERRORS = [
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9"), "needs more memory"),
     (OverflowError("too\nlarge"), "cannot be worked on (too; --debug shows where)"),
     (KeyError("x"), "cannot be worked on ('x'; --debug"),
+    (OSError(5, "Input/output error", "/dev/sda"), "cannot be worked on (Input/output error; --debug"),
     (ZeroDivisionError(), "cannot be worked on (without a reason; --debug"),
 ]
 STEPS = {  # a command's words and what does the work on one file

@@ -49,7 +49,7 @@ def explained(error: BaseException) -> BaseException:
     """Return an error as one of ours: a library's, out of one file's work, is a `DataError` of that file."""
     if isinstance(error, (McmlError, StoppedError)):
         return error
-    text = next(iter(str(error).strip().splitlines()), "without a reason")
+    text = getattr(error, "strerror", None) or next(iter(str(error).strip().splitlines()), "without a reason")
     if isinstance(error, MemoryError) or "allocate memory" in text:
         return DataError("needs more memory than there is")
     return DataError(f"cannot be worked on ({text}; --debug shows where)")

@@ -81,8 +81,8 @@ class NotebookRun(NamedTuple):
     def check_data(self) -> None:
         """Find the data sets and the sample image now rather than in a kernel."""
         sets = {name: image_set(name) for name in self.data_sets()}
-        for path in [path for images in sets.values() for path in images.paths]:
-            if legible(path.name) != path.name:
+        for path in [results_root(), *(path for images in sets.values() for path in images.paths)]:
+            if legible(str(path)) != str(path):
                 raise DataError(f"{path}: its name is not UTF-8, which notebooks cannot print: rename it")
         if self.parameters.get("sample_image"):
             paths = sets[self.parameters["dataset"]].paths[: self.parameters.get("max_images") or None]

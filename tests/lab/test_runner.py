@@ -395,12 +395,17 @@ output.finish()""".replace("EXECUTABLE", repr(sys.executable))
 
 
 def test_a_picture_whose_name_notebooks_cannot_print_is_told_before_they_start(
-    checkout, photo_folder, tmp_path
+    checkout, photo_folder, tmp_path, monkeypatch
 ):
     name = os.fsdecode(b"caf\xe9.png")
     try:
         (photo_folder / "one.png").rename(photo_folder / name)
     except OSError:
         pytest.skip("this file system takes names of UTF-8 only")
-    with pytest.raises(DataError, match="its name is not UTF-8, which notebooks cannot print: rename it"):
-        runner.reproduce("small", ["01"], {"dataset": str(photo_folder)}, say=lambda _: None)
+    folder = photo_folder.rename(tmp_path / os.fsdecode(b"\xe9"))
+    (tmp_path / "plain").mkdir()
+    shutil.copy(folder / "two.png", tmp_path / "plain")
+    for dataset, results in ((folder, "r"), (tmp_path / "plain", os.fsdecode(b"r\xe9"))):
+        monkeypatch.setenv("MCML_RESULTS", str(tmp_path / results))
+        with pytest.raises(DataError, match="its name is not UTF-8, which notebooks cannot print: rename it"):
+            runner.reproduce("small", ["01"], {"dataset": str(dataset)}, say=lambda _: None)
