@@ -20,6 +20,8 @@ from mcml.data.picture import Picture, by_pillow, check_size
 from mcml.data.png import read_png
 from mcml.data.tiff import read_tiff
 
+FEW = "damaged: it has too few bytes for its pixels"
+
 
 def open_picture(raw: bytes) -> Picture:
     """Decode an image file's bytes by what they begin with.
@@ -56,7 +58,7 @@ def _bmp(raw: bytes) -> Picture:
         raise DataError("its colours are in a profile outside the file; convert it to sRGB")
     width, height, _, _, compression = struct.unpack_from("<iiHHI", header, 4) if size >= 40 else (0,) * 5
     if compression in (1, 2) and abs(width * height) > 128 * len(raw):  # a run is two bytes for 255 pixels
-        raise DataError("damaged: it has too few bytes for its pixels")
+        raise DataError(FEW)
     return by_pillow(raw, "BMP", space=space)
 
 
@@ -68,6 +70,9 @@ def _gif(raw: bytes) -> Picture:
         while size := raw[place]:
             profile += raw[place + 1 : place + 1 + size]
             place += 1 + size
+    width, height = struct.unpack_from("<HH", raw, 6)
+    if width * height > 4096 * len(raw):  # a code of 12 bits stands for fewer pixels
+        raise DataError(FEW)
     return by_pillow(raw, "GIF", space=profile or None)
 
 
