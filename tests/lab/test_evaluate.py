@@ -113,6 +113,29 @@ def test_unreadable_image_is_refused_by_name(photos, tmp_path, workers):
         evaluation.evaluate([*photos[2:], tmp_path / "text.png"], ["webp"], workers=workers)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_image_that_one_codec_cannot_code_or_that_is_gone_is_left_out_with_all_codecs(
+    photos, tmp_path, workers
+):
+    wide, gone, kept, lost = tmp_path / "wide.png", tmp_path / "gone.png", [], []
+    Image.new("RGB", (16400, 8), (90, 120, 60)).save(wide)  # WebP ends at 16383 pixels a side
+    given = [wide, gone, photos[0]]
+    table = evaluation.evaluate(
+        given, ["jpeg420", "webp"], [1.0], workers=workers,
+        keep=kept.extend, failed=lambda path, error: lost.append((path, str(error))),
+    )  # fmt: skip
+    assert list(table.image) == ["face", "face"] and [row["image"] for row in kept] == [
+        "wide",
+        "face",
+        "face",
+    ]
+    (first, why), (second, reason) = lost
+    assert (first, second) == (wide, gone) and reason == f"{gone}: no such file"
+    assert why and "Error" not in why
+    with pytest.raises(DataError):
+        evaluation.evaluate(given, ["webp"], [1.0], workers=workers)
+
+
 @pytest.mark.parametrize("target, end, nearest", [(0.001, "coarsest", min), (24, "finest", max)])
 def test_rate_out_of_reach_names_the_nearest_file(photos, target, end, nearest):
     names, ends = ["jpeg444", "jpeg420"], {}
