@@ -14,6 +14,8 @@ from mcml.data.color import ColorSpace, of_cicp
 from mcml.data.jpeg import read_jpeg
 from mcml.data.picture import Picture, check_size, decoder, rgb_of_ycc
 
+REPEATS = 3  # a regular pattern is coded as zeros in JPEG 2000, in the blocks of several bands
+CODE_BLOCK = 512  # bytes at most of such zeros: one bit for each of 4096 coefficients
 TURNS = (b"irot", b"imir", b"clap")
 NARROW = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}  # weights of red and blue of H.273's matrices
 
@@ -45,7 +47,9 @@ def read_jpeg2000(raw: bytes) -> Picture:
     if codestream[:4] != b"\xff\x4f\xff\x51" or end < 0:
         raise DataError("damaged: its codestream ends early")
     codestream = codestream[: end + 2]
-    if b"\0" * (_empty_packets(codestream) + 16) in codestream:
+    few = _empty_packets(codestream)
+    zeros = re.findall(rb"\0{%d,}" % (few + 16), codestream)
+    if 0 < len(zeros) < REPEATS or any(len(run) > few + CODE_BLOCK for run in zeros):
         raise DataError("damaged: some of its pixels are zeroed")
     right, bottom, left, top_edge = struct.unpack(">4I", codestream[8:24])
     check_size(right - left, bottom - top_edge)

@@ -37,7 +37,7 @@ PRIMARIES: dict[int, tuple[Sequence[Point], Point]] = {  # ITU-T H.273, table 2:
 }
 UNSPECIFIED, HDR = 2, {16: "PQ", 18: "HLG"}
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-STRIP_PX = 1 << 20  # converted at a time, so that float64 takes little memory
+STRIP_PX = 1 << 20  # converted at a time, so that floats take little memory
 
 
 def _with_foot(slope: float, knee: float, offset: float, gamma: float) -> Curve:
@@ -144,11 +144,15 @@ def to_srgb(samples: np.ndarray, top: int, space: ColorSpace) -> np.ndarray:
     matrix = linear_to_srgb(space)
     if space.curve is SRGB_CURVE and np.abs(matrix - np.eye(3)).max() < 1e-3:
         return _grey_to_rgb(_to_8_bits(samples, top))
+    light = space.curve(np.repeat(np.arange(top + 1)[:, None] / top, 3, axis=1))
+    return _by_strips(samples, lambda part: srgb_encode(light[_grey_to_rgb(part), range(3)] @ matrix.T))
+
+
+def _by_strips(samples: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     made = np.empty((*samples.shape[:2], 3), np.uint8)
     rows = max(1, STRIP_PX // samples.shape[1])
     for y in range(0, len(samples), rows):
-        linear = space.curve(_grey_to_rgb(samples[y : y + rows]) / top)
-        made[y : y + rows] = np.round(255 * srgb_encode(linear @ matrix.T))
+        made[y : y + rows] = np.round(255 * convert(samples[y : y + rows]))
     return made
 
 
@@ -203,16 +207,20 @@ def _by_icc(samples: np.ndarray, top: int, profile: bytes) -> np.ndarray:
 def _deep_by_icc(samples: np.ndarray, top: int, profile: bytes, srgb: bytes) -> np.ndarray:
     import imagecodecs
 
-    wide = (samples * ((100 if samples.shape[2] == 4 else 1) / top)).astype(np.float32)  # ink in percent
-    kind = {1: "gray", 3: "rgb", 4: "cmyk"}[samples.shape[2]]
-    wide = wide.squeeze(2) if kind == "gray" else wide
+    kind, white = {1: ("gray", 1), 3: ("rgb", 1), 4: ("cmyk", 100)}[samples.shape[2]]  # ink is in percent
     flags = imagecodecs.CMS.FLAGS  # unoptimised: else 16 bits go through a coarse table
-    made = imagecodecs.cms_transform(
-        wide, profile, srgb, colorspace=kind, outcolorspace="rgb", outdtype=np.float32,
-        intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC,
-        flags=flags.BLACKPOINTCOMPENSATION | flags.NOOPTIMIZE,
-    )  # fmt: skip
-    return np.round(255 * np.clip(made, 0, 1)).astype(np.uint8)
+
+    def convert(part: np.ndarray) -> np.ndarray:
+        wide = (part * (white / top)).astype(np.float32)
+        made = imagecodecs.cms_transform(
+            wide.squeeze(2) if kind == "gray" else wide, profile, srgb,
+            colorspace=kind, outcolorspace="rgb", outdtype=np.float32,
+            intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC,
+            flags=flags.BLACKPOINTCOMPENSATION | flags.NOOPTIMIZE,
+        )  # fmt: skip
+        return np.clip(made, 0, 1)
+
+    return _by_strips(samples, convert)
 
 
 def icc_tag(profile: bytes, name: bytes) -> bytes | None:

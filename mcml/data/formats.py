@@ -6,6 +6,7 @@ transparent colours, profiles in pieces. Pixels are decoded by Pillow, imagecode
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 from collections.abc import Callable
@@ -77,12 +78,16 @@ def _gif(raw: bytes) -> Picture:
 
 
 def _webp(raw: bytes) -> Picture:
-    """WebP; in lossy ones zeros in a row may be a flat area."""
+    """WebP, where zeros may be a flat area; in lossless ones data is damaged if its end is not needed."""
     place = 12
     while place + 8 <= len(raw):
-        size = int.from_bytes(raw[place + 4 : place + 8], "little")
-        if raw[place : place + 4] == b"VP8L" and b"\0" * 64 in raw[place + 8 : place + 8 + size]:
-            raise DataError("damaged: some of its pixels are zeroed")
+        kind, size = struct.unpack_from("<4sI", raw, place)
+        data = raw[place + 8 : place + 8 + size]
+        if kind == b"VP8L" and b"\0" * 64 in data:
+            part = kind + struct.pack("<I", size - 4 & ~1) + data[: size - 4 & ~1]
+            with contextlib.suppress(OSError):
+                by_pillow(b"RIFF" + struct.pack("<I", 4 + len(part)) + b"WEBP" + part, "WEBP")
+                raise DataError("damaged: some of its pixels are zeroed")
         place += 8 + size + size % 2
     return by_pillow(raw, "WEBP")
 

@@ -55,11 +55,12 @@ def decode_image(raw: bytes, name: str = "image", background: Color | None = Non
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about metadata
             picture = open_picture(raw)
-            alpha = None if picture.alpha is None else picture.alpha / picture.top
-            if alpha is not None and alpha.min() == 1:
-                alpha = None
+            is_opaque = picture.alpha is None or (picture.alpha == picture.top).all()
+            alpha = None if is_opaque else picture.alpha / picture.top
             if alpha is not None and background is None:
-                advice = "name what is behind them, as `--background white`, or flatten it first"
+                advice = (
+                    "flatten it, or name what is behind them by --background white where a command takes it"
+                )
                 raise DataError(f"has transparent pixels: {advice}")
             samples = picture.samples
             if alpha is not None and picture.premultiplied:

@@ -14,6 +14,9 @@ from mcml.data.picture import Picture, by_pillow, exif_of, field_of, turn_of
 
 ZEROS = 48  # in a row, which no block of a photograph needs
 PADDING = 16  # bytes at most behind the last block
+HARMLESS = re.compile(  # libjpeg's warnings of headers, and what only simplejpeg's interface does not know
+    "unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters|subsampling level of JPEG"
+)
 END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
@@ -74,7 +77,7 @@ def _check_scans(raw: bytes, channels: int) -> None:
         simplejpeg.decode_jpeg(raw, {1: "GRAY", 4: "CMYK"}.get(channels, "RGB"))
     except ValueError as error:
         extra = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
-        if not extra or int(extra[1]) > PADDING:
+        if not HARMLESS.search(str(error)) and (not extra or int(extra[1]) > PADDING):
             raise
 
 

@@ -226,7 +226,7 @@ def test_transparent_pictures_are_compressed_on_the_background_that_is_named(mcm
     photo = Image.fromarray(crop)
     photo.putalpha(Image.linear_gradient("L").resize(photo.size))
     photo.save(folder / "one.png")
-    sentence = "has transparent pixels: name what is behind them, as `--background white`"
+    sentence = "has transparent pixels: flatten it, or name what is behind them by --background white"
     failed(mcml("compress", "photos/one.png"), 1, sentence)
     table(mcml("compress", "photos/one.png", *BRIEFLY, "--background", "#fc8"))
     share = np.asarray(photo)[..., 3:] / 255

@@ -178,6 +178,77 @@ def test_icc_profile_of_srgb_itself_changes_nothing_of_colour_or_grey():
     assert decode_image(saved(grey, icc_profile=profile))[0, 0].tolist() == [77] * 3
 
 
+def banded(height=600, width=801):
+    """A photograph between black bands, as a film's frame."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[100:500] = data.coffee()[:, :600].repeat(2, 1)[:, :width]
+    return picture
+
+
+def dotted(pitch, dark=0):
+    """A sheet of dots at a pitch."""
+    sheet = np.full((600, 800, 3), 255, np.uint8)
+    sheet[::pitch, ::pitch] = dark
+    return sheet
+
+
+def checked(pitch):
+    """A board of light squares, as editors show behind what is transparent."""
+    y, x = np.mgrid[:600, :801] // pitch
+    return np.where((x + y)[..., None] % 2, 204, 255).astype(np.uint8).repeat(3, -1)
+
+
+@pytest.mark.parametrize("method", [0, 1, 4])
+@pytest.mark.parametrize(
+    "make", [banded, lambda: dotted(97), lambda: checked(60)], ids=["bands", "dots", "board"]
+)
+def test_lossless_webp_with_flat_areas_is_sound(make, method):  # Chrome and Android write method 0
+    picture = make()
+    raw = saved(picture, "WEBP", lossless=True, method=method)
+    np.testing.assert_array_equal(decode_image(raw), picture)
+
+
+@pytest.mark.parametrize("pattern", [checked(4), dotted(4, 153), dotted(8, 153), dotted(32), checked(64)],
+                         ids=["board 4", "dots 4", "dots 8", "dots 32", "board 64"])  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"codeblock_size": (32, 32)}], ids=str)
+def test_jpeg_2000_of_regular_patterns_is_sound(pattern, options):
+    np.testing.assert_array_equal(decode_image(saved(pattern, "JPEG2000", **options)), pattern)
+
+
+def jpeg_of_odd_sampling():
+    """A mid-grey JPEG of three blocks of luminance to one of each colour, which TurboJPEG does not know."""
+    raw = saved(np.full((8, 24, 3), 128, np.uint8), "JPEG", subsampling=0)
+    place = raw.index(b"\xff\xc0") + 11
+    start = raw.index(b"\xff\xda") + 14
+    bits = "001010" * 3 + "0000" * 2  # ITU-T T.81, K.3: no difference, end of block
+    body = int(bits + "1" * (-len(bits) % 8), 2).to_bytes(4)
+    return raw[:place] + b"\x31" + raw[place + 1 : start] + body + b"\xff\xd9"
+
+
+def changed(raw, old, new):
+    """A JPEG with bytes of its header replaced."""
+    assert raw.count(old) == 1
+    return raw.replace(old, new)
+
+
+ODD_HEADERS = {
+    "a JFIF of version 2.01": lambda raw: changed(raw, b"JFIF\0\1\1", b"JFIF\0\2\1"),
+    "an unknown transform of Adobe's": lambda raw: (
+        raw[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\3" + raw[20:]
+    ),
+    "a scan of no coefficients": lambda raw: changed(raw, b"\3\x11\0\x3f\0", b"\3\x11\0\0\0"),
+    "a scan of 65 coefficients": lambda raw: changed(raw, b"\3\x11\0\x3f\0", b"\3\x11\0\x40\0"),
+    "a sampling of 3 to 1": lambda _: jpeg_of_odd_sampling(),
+}
+
+
+@pytest.mark.parametrize("case", ODD_HEADERS)
+def test_jpeg_with_a_header_that_libjpeg_only_warns_of_is_read(case):
+    raw = ODD_HEADERS[case](saved(PHOTO, "JPEG", quality=90))
+    expected = np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
+    np.testing.assert_array_equal(decode_image(raw), expected)
+
+
 # --------------------------------------------------------------------------- what is refused
 
 
