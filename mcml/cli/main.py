@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from mcml import __version__
@@ -40,14 +41,24 @@ def main() -> NoReturn:
 
         argcomplete.autocomplete(parser())
 
-    def stop(number: int, _: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # whoever asks twice need not wait
-        raise StoppedError(number)
+        if not _importing(frame):
+            raise StoppedError(number)
+        signal.signal(signal.SIGALRM, lambda _, frame: stop(number, frame))
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
 
     _mend_streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     sys.exit(run(sys.argv[1:]))
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Say whether a module is being imported: an exception in it could be lost, or leave half a library."""
+    while frame is not None and "importlib" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _mend_streams() -> None:

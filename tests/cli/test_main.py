@@ -268,3 +268,25 @@ def test_completion_prints_what_the_shell_reads(mcml, tmp_path, shell):
     if shutil.which(shell):
         (tmp_path / "script").write_text(script)
         subprocess.run([shell, "-n", tmp_path / "script"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")]
+)
+def test_a_signal_that_comes_while_a_library_is_imported_waits_for_its_end(tmp_path, number, code, word):
+    swallows = f"""
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.{number})
+    time.sleep(0.1)
+except BaseException:
+    pass
+def shellcode(*_, **__):
+    time.sleep(5)
+    return ""
+"""
+    (tmp_path / "argcomplete.py").write_text(swallows)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "mcml", "completion", "bash"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, word in ran.stderr) == (code, True), ran.stderr
