@@ -82,7 +82,7 @@ def _check_deflated(raw: bytes) -> None:
             left -= len(stream.decompress(piece, 1 << 22))
             piece = stream.unconsumed_tail
     if not stream.eof or left > 0:
-        raise DataError("damaged: its pixels end early")
+        raise DataError("damaged: its pixels are fewer or more than its header says")
 
 
 def _passes(raw: bytes) -> Iterator[tuple[tuple[slice, slice], int, int, int]]:

@@ -103,7 +103,8 @@ def _checked(page: Any, size: int) -> int:
     kind, channels = int(page.photometric), page.samplesperpixel
     if page.sampleformat not in (None, 1, 4) or page.bitspersample not in (*range(1, 17), 32):
         raise DataError(f"floating-point, signed or very deep pixels are not supported; {SAVE}")
-    if kind not in COLORS or channels - COLORS[kind] not in (len(page.extrasamples), kind < 3):
+    extra = channels - COLORS.get(kind, 99)
+    if extra not in (len(page.extrasamples), kind < 3) or (kind < 2 and extra > 1):
         raise DataError(f"its pixels (photometric {kind}, {channels} samples) are not read here; {SAVE}")
     subsampling = tuple(page.subsampling or (1, 1))
     if kind == 6 and int(page.compression) not in JPEG and subsampling != (1, 1):

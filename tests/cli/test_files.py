@@ -300,15 +300,19 @@ def test_pictures_without_one_right_reading_are_refused_and_the_others_compresse
     alpha.save(folder / "alpha.png")
     photo.convert("CMYK").save(folder / "cmyk.jpg")
     photo.save(folder / "moving.webp", save_all=True, append_images=[photo.rotate(90)])
-    header = f"P6 {crop.shape[1]} {crop.shape[0]} 65535\n".encode()
-    (folder / "deep.ppm").write_bytes(header + (crop.astype(">u2") * 257).tobytes())
+    photo.convert("F").save(folder / "deep.tif")
     (folder / "cut.png").write_bytes((folder / "one.png").read_bytes()[:900])
     result = mcml("compress", "photos", "none.png", "*.gif", "empty*/", "-o", "out", "--quality", 10)
     assert [row["file"] for row in table(result, 1)] == ["out/one.mcml", "out/two.mcml"]
     assert files_of(tmp_path / "out") == ["one.mcml", "two.mcml"]
     wanted = [
         *("*.gif: no file has a name", "empty*/: no file", "alpha.png: has transparent", "cmyk.jpg: CMYK"),
-        *("cut.png: damaged", "deep.ppm: 16 bits", "moving.webp: holds 2 frames", "none.png: no such file"),
+        *(
+            "cut.png: damaged",
+            "deep.tif: floating-point",
+            "moving.webp: holds 2 frames",
+            "none.png: no such file",
+        ),
     ]
     for line, words in zip(result.stderr.splitlines(), wanted, strict=True):
         assert line.startswith("mcml: ") and words in line

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pillow_jxl  # noqa: F401  (registers JPEG XL for writing)
 import pytest
+import tifffile
 from helpers import icc
 from PIL import Image, ImageCms
 from skimage import data
@@ -274,6 +275,25 @@ def tiff(value, bits, photometric=1):
     return b"II*\0" + struct.pack("<I", 10) + pixel + directory + bytes(4)
 
 
+def bands(count):
+    """A TIFF of `count` bands, none of which is said to be red, green or blue."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer, np.zeros((5, 6, count), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    return buffer.getvalue()
+
+
+def overfull(extra):
+    """A PNG with rows behind its last."""
+    raw = png(2, 2, [1, 2, 3, 4, 5, 6], bits=8)
+    start = raw.index(b"IDAT") + 4
+    size = int.from_bytes(raw[start - 8 : start - 4])
+    data = zlib.compress(zlib.decompress(raw[start : start + size]) + bytes(extra))
+    packed = struct.pack(">I", len(data)) + b"IDAT" + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
+    return raw[: start - 8] + packed + raw[start + size + 4 :]
+
+
 REFUSED = {
     "transparent": (transparent, "has transparent pixels"),
     "16-bit grey with transparency": (lambda: png(1, 0, [7], chunk=b"tRNS\0\x07"), "has transparent pixels"),
@@ -282,6 +302,8 @@ REFUSED = {
     "animated png": (lambda: animation("PNG"), "holds an animation"),
     "two pages": (lambda: animation("TIFF"), "holds 2 pages"),
     "float": (lambda: saved(np.zeros((2, 2), np.float32), "TIFF"), "floating-point"),
+    "bands of no said colour": (lambda: bands(4), "photometric 1, 4 samples"),
+    "more rows than the header says": (lambda: overfull(9 << 20), "fewer or more"),
     "profile of another kind": (
         lambda: saved(PHOTO, icc_profile=icc("grey")),
         "ICC profile cannot be applied",
