@@ -340,7 +340,8 @@ def read_heif(raw: bytes) -> Picture:
     image = decoder("pillow_heif").open_heif(raw, convert_hdr_to_8bit=False)
     check_size(*image.size)
     samples = np.asarray(image)
-    told = [image.info.get("exif"), image.info.get("xmp"), *(m["data"] for m in image.info["metadata"])]
+    told = [part.info.get(name) for part in image for name in ("exif", "xmp")]  # of further pictures too
+    told += [metadata["data"] for part in image for metadata in part.info["metadata"]]
     for kind, start, end in _boxes(raw):
         coded = raw[start:end] if kind == b"mdat" else b""
         for data in filter(None, told):

@@ -105,13 +105,9 @@ def _deep(raw: bytes) -> np.ndarray:
     samples = np.empty(0)
     for place, columns, rows, size in _passes(raw):
         header = struct.pack(">II", columns, rows) + raw[24:28] + b"\0"
-        one = (
-            _chunk(b"IHDR", header)
-            + key
-            + _chunk(b"IDAT", zlib.compress(data[:size], 1))
-            + _chunk(b"IEND", b"")
-        )
-        decoded = decoder("imagecodecs").png_decode(raw[:8] + one).reshape(rows, columns, -1)
+        whole = raw[:8], _chunk(b"IHDR", header), key, _chunk(b"IDAT", zlib.compress(data[:size], 1))
+        one = b"".join([*whole, _chunk(b"IEND", b"")])
+        decoded = decoder("imagecodecs").png_decode(one).reshape(rows, columns, -1)
         if not samples.size:
             samples = np.empty((height, width, decoded.shape[2]), np.uint16)
         samples[place], data = decoded, data[size:]

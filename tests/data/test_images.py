@@ -5,6 +5,7 @@ import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 import pillow_jxl  # noqa: F401  (registers JPEG XL for writing)
 import pytest
 import tifffile
@@ -224,6 +225,19 @@ def jpeg_of_odd_sampling():
     bits = "001010" * 3 + "0000" * 2  # ITU-T T.81, K.3: no difference, end of block
     body = int(bits + "1" * (-len(bits) % 8), 2).to_bytes(4)
     return raw[:place] + b"\x31" + raw[place + 1 : start] + body + b"\xff\xd9"
+
+
+def test_heic_with_zeros_in_a_further_pictures_metadata_is_read():
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[37500] = bytes(900)  # a maker's note
+    file = pillow_heif.HeifFile()
+    for part, told in ((PHOTO, b""), (PHOTO[::2, ::2], exif.tobytes())):
+        picture = Image.fromarray(part)
+        picture.info |= {"exif": told} if told else {}
+        file.add_from_pillow(picture)
+    buffer = io.BytesIO()
+    file.save(buffer, quality=90)
+    assert np.abs(decode_image(buffer.getvalue()).astype(int) - PHOTO).mean() < 12
 
 
 def changed(raw, old, new):
