@@ -10,7 +10,7 @@ from helpers import ROOT, tiny_arguments
 ROOMS = ("base", "data", "metrics", "model", "codec", "training", "lab", "cli")  # each sees those before it
 LINES = {  # of Python, at most: a room of mcml, all of mcml, all tests
     "mcml/base": 341, "mcml/data": 1878, "mcml/metrics": 470, "mcml/model": 1814, "mcml/codec": 2930,
-    "mcml/training": 1508, "mcml/lab": 3129, "mcml/cli": 1500, "mcml": 13530, "tests": 17393,
+    "mcml/training": 1508, "mcml/lab": 3129, "mcml/cli": 1500, "mcml": 13530, "tests": 17395,
 }  # fmt: skip
 ONLY_IN = {  # rooms, or files of them
     **dict.fromkeys(("matplotlib", "seaborn", "pandas"), ("lab",)),

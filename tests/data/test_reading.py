@@ -35,14 +35,15 @@ def python(*words):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kind(kind, record_property):
-    wrong, errors = [], [0.0]
-    for case in KINDS[kind][0]():
+    wrong, errors, cases = [], [0.0], list(KINDS[kind][0]())
+    for case in cases:
         try:
             errors.append(measure(case) or 0)
         except AssertionError as fault:
             wrong.append(str(fault))
     record_property("largest error", max(errors))
     assert not wrong, "\n".join([f"{len(wrong)} wrong:", *wrong])
+    assert f"| {kind} | {len(cases)} |" in (ROOT / "docs/READING.md").read_text("utf-8")
 
 
 @LINUX
