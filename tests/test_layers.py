@@ -9,8 +9,8 @@ from helpers import ROOT, tiny_arguments
 
 ROOMS = ("base", "data", "metrics", "model", "codec", "training", "lab", "cli")  # each sees those before it
 LINES = {  # of Python, at most: a room of mcml, all of mcml, all tests
-    "mcml/base": 341, "mcml/data": 1878, "mcml/metrics": 470, "mcml/model": 1814, "mcml/codec": 2930,
-    "mcml/training": 1508, "mcml/lab": 3129, "mcml/cli": 1500, "mcml": 13530, "tests": 17395,
+    "mcml/base": 360, "mcml/data": 1880, "mcml/metrics": 470, "mcml/model": 1790, "mcml/codec": 2923,
+    "mcml/training": 1502, "mcml/lab": 3116, "mcml/cli": 1512, "mcml": 13560, "tests": 17470,
 }  # fmt: skip
 ONLY_IN = {  # rooms, or files of them
     **dict.fromkeys(("matplotlib", "seaborn", "pandas"), ("lab",)),

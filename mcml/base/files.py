@@ -23,6 +23,7 @@ from typing import Any
 
 from mcml.base.errors import DataError
 
+MOST_BYTES = 2 << 30  # of a file that is read whole
 ABOVE = Path(__file__).resolve().parent.parent.parent  # the checkout, or where packages are installed
 
 
@@ -39,8 +40,20 @@ def repo_root() -> Path:
 
 
 def is_seen(path: Path, suffixes: Collection[str]) -> bool:
-    """Say whether a folder's listing takes a path: a file of `suffixes` (lower case) that is not hidden."""
-    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    """Say whether a folder's listing takes a path: a file of `suffixes` (lower case) that is not hidden.
+
+    So is a link that leads nowhere, which reading then names.
+    """
+    return (
+        path.suffix.lower() in suffixes
+        and not path.name.startswith(".")
+        and (path.is_file() or is_dangling(path))
+    )
+
+
+def is_dangling(path: Path) -> bool:
+    """Say whether a path is a link to nothing, or in a circle."""
+    return path.is_symlink() and not path.exists()
 
 
 def expanded(word: str | Path) -> Path:
@@ -153,9 +166,15 @@ def lock(path: Path, busy: Callable[[], Any]) -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes; `DataError` with the reason if it cannot be read."""
+    """Return a file's bytes; `DataError` with the reason if it cannot be read, or is endless."""
+    content = bytearray()
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):  # in pieces, between which a signal is heard
+                content += piece
+                if len(content) > MOST_BYTES:
+                    raise DataError(f"{path}: is larger than {MOST_BYTES >> 30} GiB, which nothing here is")
+        return bytes(content)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:

@@ -60,6 +60,7 @@ def add_commands(commands: Any) -> None:
     add("--metrics", flag=True, help="decode the file and measure it")
     add("--background", **BACKGROUND)
     add("--overwrite", flag=False, help="replace existing files")
+    add("--skip-existing", flag=False, help="leave out inputs whose output is there")
     add_output(add)
 
     files = {"nargs": "+", "metavar": "FILE", "help": "files, folders of them, or patterns as 'out/*.mcml'"}
@@ -73,6 +74,7 @@ def add_commands(commands: Any) -> None:
     add("--layers", type=number(int, 1), metavar="N", help="decode no more of its layers (default: all)")
     add("--partial", flag=False, help="decode what is whole before a cut or damage")
     add("--overwrite", flag=False, help="replace existing files")
+    add("--skip-existing", flag=False, help="leave out inputs whose output is there")
     add_output(add)
 
     add = add_command(commands, identify)
@@ -291,7 +293,7 @@ def find_inputs(
 
 def _place(path: Path) -> Path:
     """Return where a file is, itself not followed if it is a link."""
-    return path.parent.resolve() / path.name
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def pair_outputs(
@@ -306,10 +308,12 @@ def pair_outputs(
     is_folder = output.endswith(("/", os.sep)) or folder.is_dir()
     if output and many and not is_folder and (folder.exists() or folder.suffix.lower() == suffix):
         raise UsageError(f"--output {output}: several inputs need a folder: end a new one's name with /")
-    inputs = {_place(path) for path in paths} | {path.resolve() for path in paths}
+    inputs = {_place(path) for path in paths} | {Path(os.path.realpath(path)) for path in paths}
     pairs: dict[Path, tuple[Path, Path]] = {}
     for path in paths:
         made = path.with_suffix(beside or suffix)
+        if not output and path.absolute().parts[1:2] in (("dev",), ("proc",)):
+            raise UsageError(f"{path}: beside a device is no place for a file: name the output with -o")
         if output:
             made = folder / path.with_suffix(suffix).name if many or is_folder else folder
         try:
@@ -324,8 +328,12 @@ def pair_outputs(
             raise UsageError(f"{made} is {what}: give another --output")
         if made.suffix.lower() != suffix:
             raise UsageError(f"--output {output}: expected a name in {suffix}, or a folder's in /")
+        if made.exists() and options.skip_existing:
+            continue
         if made.exists() and not options.overwrite and not is_device(made):
-            raise UsageError(f"{made} exists: name another with -o, or --overwrite replaces it")
+            raise UsageError(
+                f"{made} exists: name another with -o, or --overwrite replaces it, --skip-existing keeps it"
+            )
         pairs[place] = path, made
     return list(pairs.values())
 
@@ -369,7 +377,10 @@ def _each(
                     progress.clear()
                     fail(options, error, source)
     except StoppedError as stopped:
-        stopped.then = "what was finished is kept"
+        if rows:
+            stopped.then = (
+                f"{len(rows)} of {len(pairs)} are finished and kept; --skip-existing goes on from there"
+            )
         raise
     finally:  # what is finished is shown after Ctrl-C too
         if rows or options.json:

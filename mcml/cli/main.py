@@ -86,9 +86,9 @@ def run(words: Sequence[str]) -> int:
         words[end:] = [f"./{word}" if word.startswith("-") else word for word in words[end + 1 :]]
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
-    whole = parser()
-    commands = whole.get_default("commands")
     try:
+        whole = parser()
+        commands = whole.get_default("commands")
         if not words or words[0].startswith("-"):
             whole.parse_args(words or ["--help"])  # ends here: --help, --version or a mistake
         if words[0] not in commands and Path(words[0]).suffix:

@@ -103,7 +103,7 @@ def compare(options: argparse.Namespace) -> None:
 
     rows: list[dict[str, Any]] = []
     codec_for = decoder(options)
-    for name, *pair in _pairs(options.reference, options.decoded):
+    for name, *pair in _pairs(options, options.reference, options.decoded):
         path = pair[0]
         try:
             a, b = (_pixels(path := one, options, codec_for) for one in pair)
@@ -146,7 +146,7 @@ def _pixels(
         raise DataError(f"{path}: {error}") from error
 
 
-def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
+def _pairs(options: argparse.Namespace, reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
     for path in (reference, decoded):
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
@@ -155,10 +155,10 @@ def _pairs(reference: Path, decoded: Path) -> list[tuple[str, Path, Path]]:
     if not reference.is_dir():
         return [(reference.stem, reference, decoded)]
     first, second = map(_by_stem, (reference, decoded))
-    if lonely := sorted(first.keys() ^ second.keys()):
-        where = reference if lonely[0] in first else decoded
-        raise DataError(f"names differ: '{lonely[0]}' is only in {where} ({len(lonely)} without a partner)")
-    return [(stem, path, second[stem]) for stem, path in first.items()]
+    for stem in sorted(first.keys() ^ second.keys()):
+        here, there = (first[stem], decoded) if stem in first else (second[stem], reference)
+        fail(options, DataError(f"{here}: has no partner in {there}"))
+    return [(stem, path, second[stem]) for stem, path in first.items() if stem in second]
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -183,7 +183,9 @@ def _image_set(options: argparse.Namespace) -> ImageSet:
     word, *others = options.words
     if word.lower().endswith(SUFFIX):
         raise UsageError(f"{word} is compressed already: `mcml compare ORIGINAL {word}` measures it")
-    if not (others or Path(word).suffix.lower() in EXTENSIONS or glob.has_magic(word)):
+    if not (
+        others or Path(word).is_file() or Path(word).suffix.lower() in EXTENSIONS or glob.has_magic(word)
+    ):
         _check_file(Path(word), of_folder=True)
         return image_set(word)
     for word in options.words:
@@ -370,7 +372,7 @@ def _evaluate_curves(options: argparse.Namespace, names: list[str]) -> None:
         print_rows(options, savings, list(savings[0]))
     for sentence in sentences:
         tell(f"note: {sentence}")
-    tell(f"points.csv, means.csv and bd_rate.csv in {options.out}")
+    tell(f"points.csv, means.csv{' and bd_rate.csv' * bool(savings)} in {options.out}")
 
 
 def data(options: argparse.Namespace) -> None:

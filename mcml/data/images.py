@@ -17,7 +17,7 @@ from mcml.data.color import to_srgb
 from mcml.data.formats import open_picture
 
 EXTENSIONS = frozenset({
-    ".png", ".jpg", ".jpeg", ".jpe", ".jp2", ".j2k", ".webp", ".avif", ".jxl",
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".webp", ".avif", ".jxl",
     ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".heic", ".heif", ".hif",
 })  # fmt: skip
 
@@ -54,6 +54,8 @@ def decode_image(raw: bytes, name: str = "image", background: Color | None = Non
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about metadata
+            if not raw:
+                raise DataError("the file is empty")
             picture = open_picture(raw)
             is_opaque = picture.alpha is None or (picture.alpha == picture.top).all()
             alpha = None if is_opaque else picture.alpha / picture.top

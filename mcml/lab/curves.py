@@ -24,6 +24,7 @@ from mcml.lab.output import as_rows, provenance
 from mcml.lab.workers import attempt, side_by_side
 from mcml.metrics import distortion as metrics
 
+FAR = 4.0  # times the rate at which a curve ends: further it is not continued
 RATES = (0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 ANCHORS, JUDGED = ("jpeg2000", "avif444"), ("psnr", "ciede2000")
 COLUMNS = tuple(name for name in metrics.COLUMNS if name != "ms_ssim_scales")
@@ -214,25 +215,29 @@ def at_equal_bytes(points: Sequence[Mapping[str, Any]], rates: Sequence[float]) 
         rates: bits per pixel.
 
     Returns:
-        Rows of codec, image, bpp, the metrics, and `extended`: whether the curve ends before that rate
-        and was continued by a straight line.
+        Rows of codec, image, bpp, the metrics, `extended`: whether the curve ends before that rate and was
+        continued by a straight line, and `beyond`: by which factor.
     """
     from mcml.lab.experiments import pictures_at_rates
 
     rows = [{**row, "system": row["codec"]} for row in points]
     read = pictures_at_rates(rows, rates, COLUMNS, "bpp", smooth=True)
-    return pd.DataFrame(read).rename(columns={"system": "codec", "rate": "bpp"})
+    pictures = pd.DataFrame(read).rename(columns={"system": "codec", "rate": "bpp"})
+    ends = pd.DataFrame(points).groupby(["codec", "image"]).bpp.agg(["min", "max"])
+    low, high = ends.loc[list(zip(pictures.codec, pictures.image, strict=True))].to_numpy().T
+    return pictures.assign(beyond=np.maximum(low / pictures.bpp, pictures.bpp / high))
 
 
 def mean_of(pictures: pd.DataFrame) -> pd.DataFrame:
     """Return the means of `at_equal_bytes` over pictures, `images` and how many were `extended`.
 
-    Metrics are NaN where more than half of the pictures' curves end before the rate: no codec has such files.
+    Metrics are NaN where more than half of the pictures' curves end before the rate, or one by more than
+    a factor of `FAR`: no codec has such files.
     """
     groups = pictures.drop(columns="image").groupby(["codec", "bpp"], sort=False)
-    means = groups.mean().drop(columns="extended")
+    means, beyond = groups.mean().drop(columns=["extended", "beyond"]), groups.beyond.max()
     means["images"], means["extended"] = groups.size(), groups.extended.sum()
-    means.loc[2 * means.extended > means.images, list(COLUMNS)] = np.nan
+    means.loc[(2 * means.extended > means.images) | (beyond > FAR), list(COLUMNS)] = np.nan
     return means.reset_index()
 
 
@@ -264,7 +269,7 @@ def continued(means: pd.DataFrame) -> list[str]:
     """Return a sentence for each codec and rate at which curves end before it."""
     return [
         f"{row.codec}: at {row.bpp:g} bpp the curves of {row.extended} of {row.images} pictures end before: "
-        + ("left blank" if 2 * row.extended > row.images else "continued by a straight line")
+        + ("left blank" if np.isnan(row.psnr) else "continued by a straight line")
         for row in means.itertuples()
         if row.extended
     ]

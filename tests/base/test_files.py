@@ -285,3 +285,10 @@ def test_names_that_are_no_text_are_spelled_and_json_is_for_every_language():
     back = json.loads(text, parse_constant=pytest.fail)
     assert back == {files.legible(name): [None, [None, 3, None, True]], "1": files.legible(name)}
     text.encode("ascii")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no /dev/zero")
+def test_what_never_ends_is_refused(monkeypatch):
+    monkeypatch.setattr(files, "MOST_BYTES", 3 << 20)
+    with pytest.raises(DataError, match="/dev/zero: is larger than"):
+        files.read_bytes(Path("/dev/zero"))

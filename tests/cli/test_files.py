@@ -6,6 +6,7 @@ import re
 import shlex
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -507,3 +508,28 @@ def test_file_is_written_whole_or_not_at_all(mcml, folder, monkeypatch, tmp_path
     told = [line.split(": ")[1] for line in result.stderr.splitlines()]
     assert told == ["photos/one.png", "photos/two.png"]
     assert result.stderr.count("No space left on device") == 2 and files_of(tmp_path / "out") == []
+
+
+def test_outputs_that_are_there_can_be_left_as_they_are(mcml, photo_folder):
+    words = ("compress", "photos", "--quality", "5", "--no-metrics")
+    assert mcml(*words).returncode == 0
+    before = (photo_folder / "one.mcml").stat().st_mtime_ns
+    (photo_folder / "two.mcml").unlink()
+    result = mcml(*words, "--skip-existing")
+    assert result.returncode == 0 and "two.mcml" in result.stdout and "one.mcml" not in result.stdout
+    assert (photo_folder / "one.mcml").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("target", ["nowhere.png", "link.png"])
+def test_a_link_that_leads_nowhere_is_named_and_the_others_are_done(mcml, photo_folder, target):
+    (photo_folder / "link.png").symlink_to(target)
+    result = mcml("compress", "photos", "--quality", "5", "--no-metrics")
+    assert result.returncode == 1 and (photo_folder / "one.mcml").exists()
+    assert "link.png: " in result.stderr and "fault" not in result.stderr
+    assert "--debug" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no /dev/zero")
+@pytest.mark.parametrize("words", [("compress", "/dev/null"), ("compress", "/dev/./zero")])
+def test_nothing_is_written_beside_a_device(mcml, words):
+    failed(mcml(*words), 2, "name the output with -o")

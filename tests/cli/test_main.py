@@ -146,7 +146,12 @@ for words, more in ((["--help"], {"numpy", "PIL"}), (["train", "--help"], {"nump
     [
         (
             ["compress", "--quality", "5", "--no-metrics"],
-            *(signal.SIGINT, 130, "interrupted; what was finished is kept", 1),
+            *(
+                signal.SIGINT,
+                130,
+                "interrupted; 1 of 2 are finished and kept; --skip-existing goes on from there",
+                1,
+            ),
         ),
         (["compare"], signal.SIGTERM, 143, "terminated; nothing was written", 0),
     ],

@@ -136,11 +136,23 @@ def test_compare_of_a_file_with_something_unfit_is_refused(mcml, photo_folder, t
     failed(mcml("compare", "photos/one.png", second), code, *words)
 
 
-def test_folders_that_do_not_pair_are_refused_by_name(mcml, photo_folder, decoded):
+def test_what_has_no_partner_is_told_and_the_others_are_measured(mcml, photo_folder, decoded):
     (decoded / "two.jpg").rename(decoded / "three.jpg")
-    failed(mcml("compare", "photos", "decoded"), 1, "names differ: 'three' is only in decoded (2 without")
+    result = mcml("compare", "photos", "decoded")
+    assert result.returncode == 1 and "one" in result.stdout
+    assert result.stderr.splitlines() == [
+        "mcml: decoded/three.jpg: has no partner in photos",
+        "mcml: photos/two.png: has no partner in decoded",
+    ]
     shutil.copy(decoded / "one.jpg", photo_folder)
     failed(mcml("compare", "photos", "decoded"), 1, "two images are named one")
+
+
+def test_folders_without_a_pair_end_in_1_and_print_nothing(mcml, photo_folder, decoded):
+    for name in ("one", "two"):
+        (decoded / f"{name}.jpg").rename(decoded / f"other {name}.jpg")
+    result = mcml("compare", "photos", "decoded")
+    assert (result.returncode, result.stdout, result.stderr.count("has no partner")) == (1, "", 4)
 
 
 # --------------------------------------------------------------------------------- evaluate
@@ -347,3 +359,9 @@ def test_data_tells_another_folder_of_the_name_from_the_registered_one(
     assert "2  here, differs from the registry" in by_name["train"]
     assert "damaged or incomplete" in by_name["kodak"] and "set MCML_DATA" not in by_name["kodak"]
     assert "not here: set MCML_DATA" in by_name["valid"]
+
+
+def test_a_picture_without_a_suffix_is_evaluated_as_any_other(mcml, photo_folder):
+    shutil.copy(photo_folder / "one.png", photo_folder.parent / "plain")
+    result = mcml("evaluate", "plain", "--codecs", "jpeg420", "--bpp", "1.5", "--json")
+    assert result.returncode == 0 and '"image": "plain"' in result.stdout

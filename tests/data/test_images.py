@@ -323,7 +323,7 @@ REFUSED = {
         "ICC profile cannot be applied",
     ),
     "broken profile": (lambda: saved(PHOTO, icc_profile=b"not a profile"), "ICC profile cannot be applied"),
-    "empty": (lambda: b"", "not an image"),
+    "empty": (lambda: b"", "the file is empty"),
     "text": (lambda: b"hello, I am a letter\n", "not an image"),
     "truncated": (lambda: saved(PHOTO)[:2000], "damaged"),
 }

@@ -193,3 +193,18 @@ def test_the_mean_of_one_picture_agrees_with_a_search_for_the_rate(photos):
     file = codec.encode_at_bpp(used, image, 1.0)
     assert read["psnr"] == pytest.approx(metrics.compare(image, used.decode(file.data)).psnr, abs=0.3)
     assert not read["extended"] and evaluation.LOWER_IS_BETTER & set(read)
+
+
+def test_a_rate_far_beyond_a_curve_s_end_is_left_blank():
+    quality = dict.fromkeys(curves.COLUMNS, 1.0)
+    points = [
+        {"codec": "x", "image": image, "bpp": bpp, **quality}
+        for image, least in (("a", 0.1), ("b", 0.1), ("tiny", 20.0))
+        for bpp in (least, 2 * least, 4 * least)
+    ]
+    pictures = curves.at_equal_bytes(points, [0.3])
+    assert pictures.beyond.round(3).tolist() == [0.75, 0.75, 66.667]
+    means = curves.mean_of(pictures)
+    assert means[list(curves.COLUMNS)].isna().all(axis=None) and "left blank" in curves.continued(means)[0]
+    near = curves.mean_of(curves.at_equal_bytes(points[:6], [0.3]))
+    assert near[list(curves.COLUMNS)].notna().all(axis=None)
