@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from mcml.base.errors import DataError, McmlError, UsageError
-
-__all__ = ["STRIDE", "DataError", "McmlError", "UsageError", "lazy_attributes"]
 STRIDE = 8  # side in pixels of the square that one position of the code stands for
 
 
@@ -21,3 +18,6 @@ def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], A
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return find
+
+
+__getattr__ = lazy_attributes(__name__, dict.fromkeys(("DataError", "McmlError", "UsageError"), "errors"))
