@@ -12,7 +12,7 @@ import numpy as np
 from mcml.base.errors import DataError
 from mcml.data.color import ColorSpace, of_cicp
 from mcml.data.jpeg import read_jpeg
-from mcml.data.picture import Picture, check_size, decoder, rgb_of_ycc
+from mcml.data.picture import Picture, check_size, decoder, rgb_of_ycc, split_alpha
 
 REPEATS = 3  # a regular pattern is coded as zeros in JPEG 2000, in the blocks of several bands
 CODE_BLOCK = 512  # bytes at most of such zeros: one bit for each of 4096 coefficients
@@ -32,9 +32,9 @@ def _boxes(raw: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple
         if size == 1 and start + 16 <= end:
             size, head = int.from_bytes(raw[start + 8 : start + 16]), 16
         stop = end if size == 0 else start + size
-        if (stop < start + head or stop > end) and whole:
-            return
         if stop < start + head or stop > end:
+            if whole:
+                return
             raise DataError(f"damaged: its box {kind!r} ends early")
         yield kind, start + head, stop
         start = stop
@@ -158,22 +158,22 @@ def read_avif(raw: bytes) -> Picture:
     properties, data = _primary_item(raw)
     of = dict(reversed(properties))
     colors = {box[:4]: box[4:] for kind, box in reversed(properties) if kind == b"colr"}
-    profile = colors.get(b"prof") or colors.get(b"rICC")
-    if profile is None:
+    space = colors.get(b"prof") or colors.get(b"rICC")
+    if space is None:
         codes = struct.unpack(">HH", colors[b"nclx"][:4]) if b"nclx" in colors else _av1_codes(data)
+        space = of_cicp(*codes)
     check_size(*struct.unpack(">II", of[b"ispe"][4:12]))
     if b"\0" * 64 in data:
         raise DataError("damaged: some of its pixels are zeroed")
     plain = re.sub(rb"(infe\x02.{7}|infe\x03.{9})Exif", rb"\1none", raw, flags=re.DOTALL)  # broken or not
-    nclx = colors.get(b"nclx", b"\0" * 7)
-    matrix = NARROW.get(int.from_bytes(nclx[4:6])) if not nclx[6] & 128 and _avif_bits(of) == 8 else None
+    nclx, bits = colors.get(b"nclx", b"\0" * 7), _avif_bits(of)
+    matrix = NARROW.get(int.from_bytes(nclx[4:6])) if not nclx[6] & 128 and bits == 8 else None
     if matrix:
         plain = plain.replace(b"colrnclx" + nclx[:7], b"colrnclx" + nclx[:6] + b"\x80")
     samples = decoder("imagecodecs").avif_decode(plain)
-    samples = samples[..., None] if samples.ndim == 2 else samples
     if samples.ndim > 3:
         raise DataError(f"holds {len(samples)} frames; give a single picture")
-    if matrix and samples.shape[2] >= 3:
+    if matrix and samples.ndim == 3 and samples.shape[2] >= 3:
         samples = np.dstack([_widened(samples[..., :3], *matrix), samples[..., 3:]])
     for kind, content in properties:
         if kind == b"clap":
@@ -182,11 +182,8 @@ def read_avif(raw: bytes) -> Picture:
             samples = np.rot90(samples, content[0] & 3)
         elif kind == b"imir":
             samples = samples[:, ::-1] if content[0] & 1 else samples[::-1]
-    alpha = None
-    if samples.shape[2] in (2, 4):
-        samples, alpha = samples[..., :-1], samples[..., -1]
-    top = 2 ** _avif_bits(of) - 1
-    return Picture(samples, top, of_cicp(*codes) if profile is None else profile, alpha)
+    samples, alpha = split_alpha(samples)
+    return Picture(samples, 2**bits - 1, space, alpha)
 
 
 def _avif_bits(properties: Mapping[bytes, bytes]) -> int:
@@ -339,7 +336,6 @@ def read_heif(raw: bytes) -> Picture:
     """HEIF: as AVIF; libheif turns the picture itself."""
     image = decoder("pillow_heif").open_heif(raw, convert_hdr_to_8bit=False)
     check_size(*image.size)
-    samples = np.asarray(image)
     told = [part.info.get(name) for part in image for name in ("exif", "xmp")]  # of further pictures too
     told += [metadata["data"] for part in image for metadata in part.info["metadata"]]
     for kind, start, end in _boxes(raw):
@@ -350,12 +346,10 @@ def read_heif(raw: bytes) -> Picture:
             raise DataError("damaged: some of its pixels are zeroed")
     nclx = image.info.get("nclx_profile") or {}
     codes = nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2)
-    samples = samples if samples.ndim == 3 else samples[..., None]
-    told = {"space": image.info.get("icc_profile") or of_cicp(*codes)}
-    if samples.shape[2] in (2, 4):
-        told["alpha"], samples = samples[..., -1], samples[..., :-1]
-        told["premultiplied"] = image.mode.startswith("RGBa")
-    return Picture(samples, 255 if samples.dtype == np.uint8 else 65535, **told)
+    space = image.info.get("icc_profile") or of_cicp(*codes)
+    samples, alpha = split_alpha(np.asarray(image))
+    top = 255 if samples.dtype == np.uint8 else 65535
+    return Picture(samples, top, space, alpha, image.mode.startswith("RGBa"))
 
 
 def read_jpeg_xl(raw: bytes) -> Picture:
@@ -364,20 +358,17 @@ def read_jpeg_xl(raw: bytes) -> Picture:
     samples = decoder("imagecodecs").jpegxl_decode(raw)
     if samples.dtype.kind == "f":
         raise DataError("floating-point pixels are not supported; save it as 8-bit sRGB")
-    is_gray = samples.ndim == 2 or samples.shape[-1] == 2
     if samples.ndim > 3 or (samples.ndim == 3 and samples.shape[2] not in (2, 3, 4)):
         raise DataError("holds an animation; give a single picture")
     from_jpeg, _, flat, icc, _ = decoder("pillow_jxl").Decoder(num_threads=1)(raw)
     if from_jpeg:
         return read_jpeg(bytes(flat))
-    samples = samples if samples.ndim == 3 else samples[..., None]
     top = 255
     if samples.dtype != np.uint8:  # how many bits it has is not told: as many as give Pillow's 8 bits
         flat = np.frombuffer(flat, np.uint8, samples.size).reshape(samples.shape)
         tops = [2**bits - 1 for bits in range(9, 17)]
         top = min(tops, key=lambda top: np.abs(samples * (255 / top) - flat).mean())
-    alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
-    samples = samples[..., : 1 if is_gray else 3]
+    samples, alpha = split_alpha(samples)
     return Picture(samples, top, bytes(icc) or None, alpha)
 
 

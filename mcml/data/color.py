@@ -90,7 +90,7 @@ def of_cicp(primaries: int, transfer: int) -> RgbSpace | None:
     return RgbSpace(*PRIMARIES[primaries], CURVES.get(transfer, SRGB_CURVE))
 
 
-def xyz_of_rgb(primaries: Sequence[Point], white: Point) -> np.ndarray:
+def _xyz_of_rgb(primaries: Sequence[Point], white: Point) -> np.ndarray:
     """Return the 3 x 3 matrix from linear RGB to XYZ with the white at Y = 1 (SMPTE RP 177)."""
     xyz = np.array([[x, y, 1 - x - y] for x, y in primaries]).T
     return xyz * np.linalg.solve(xyz, _xyz(white))
@@ -107,7 +107,7 @@ def linear_to_srgb(space: RgbSpace) -> np.ndarray:
     """
     gain = (BRADFORD @ _xyz(D65)) / (BRADFORD @ _xyz(space.white))
     adapt = np.linalg.inv(BRADFORD) @ (gain[:, None] * BRADFORD)
-    return np.linalg.inv(xyz_of_rgb(BT709, D65)) @ adapt @ xyz_of_rgb(space.primaries, space.white)
+    return np.linalg.inv(_xyz_of_rgb(BT709, D65)) @ adapt @ _xyz_of_rgb(space.primaries, space.white)
 
 
 def is_valid(space: RgbSpace) -> bool:
@@ -171,7 +171,7 @@ MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
 
 def _by_icc(samples: np.ndarray, top: int, profile: bytes) -> np.ndarray:
-    cicp = icc_tag(profile, b"cicp")
+    cicp = _icc_tag(profile, b"cicp")
     if cicp is not None and len(cicp) >= 12:
         of_cicp(cicp[8], cicp[9])  # PQ and HLG are refused
     try:
@@ -223,7 +223,7 @@ def _deep_by_icc(samples: np.ndarray, top: int, profile: bytes, srgb: bytes) -> 
     return _by_strips(samples, convert)
 
 
-def icc_tag(profile: bytes, name: bytes) -> bytes | None:
+def _icc_tag(profile: bytes, name: bytes) -> bytes | None:
     """Return a tag of an ICC profile, its type's signature first, or None (ICC.1, 7.3)."""
     for i in range(min(int.from_bytes(profile[128:132]), 100)):
         entry = profile[132 + 12 * i : 144 + 12 * i]

@@ -96,6 +96,12 @@ def samples_of(image: Image.Image, told: Mapping[str, Any]) -> Picture:
     return Picture(samples, **told)
 
 
+def split_alpha(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the colour, (H, W, 1 or 3), and the opacity, (H, W) or None, of grey or RGB samples."""
+    samples = samples[..., None] if samples.ndim == 2 else samples
+    return (samples[..., :-1], samples[..., -1]) if samples.shape[2] in (2, 4) else (samples, None)
+
+
 def turn_of(exif: Callable[[], Mapping[int, Any]]) -> int:
     """Return the orientation that EXIF asks for; 1 if there is none, or if its data is broken."""
     turn = field_of(exif, 274)

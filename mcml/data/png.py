@@ -10,7 +10,7 @@ import numpy as np
 
 from mcml.base.errors import DataError
 from mcml.data.color import ColorSpace, RgbSpace, is_valid, of_cicp, power
-from mcml.data.picture import Picture, by_pillow, check_size, decoder, exif_of, turn_of
+from mcml.data.picture import Picture, by_pillow, check_size, decoder, exif_of, split_alpha, turn_of
 
 LIMIT_PROFILE = 1 << 26  # bytes of an ICC profile
 LAYOUTS = {(kind, depth) for kind, depths in
@@ -46,9 +46,7 @@ def read_png(raw: bytes) -> Picture:
     _check_deflated(raw)
     told = {"space": _space(colors), "orientation": turn_of(exif_of(exif))}
     if depth == 16:
-        samples = _deep(raw)
-        if samples.shape[2] in (2, 4):  # of alpha, or of a transparent colour
-            told["alpha"], samples = samples[..., -1], samples[..., :-1]
+        samples, told["alpha"] = split_alpha(_deep(raw))  # of alpha, or of a transparent colour
         picture = Picture(samples, 65535, **told)
     else:
         picture = by_pillow(raw, "PNG", **told)
